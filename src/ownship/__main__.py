@@ -1,0 +1,5 @@
+import sys
+
+from ownship.cli import main
+
+sys.exit(main())

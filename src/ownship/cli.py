@@ -1,0 +1,186 @@
+"""`ownship <verb>`: the command line. Everything heavy is imported by the verb that needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from ownship.errors import UserError
+from ownship.recipes.demo import Demo
+from ownship.recipes.rl import RL
+from ownship.recipes.sft import SFT
+
+Model = Annotated[str, tyro.conf.Positional]
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Measure a model on held-out tasks of an environment."""
+
+    model: Model
+    """A zoo name, a folder in Hugging Face layout, a .gguf file or a hub name."""
+    env: str = "sort"
+    """The environment: name or name:option=value,…"""
+    n: int = 200
+    """Held-out tasks."""
+    max_tokens: int = 64
+    """Longest reply."""
+    dtype: str = "bfloat16"
+    """float32 or bfloat16."""
+    out: Path | None = None
+    """Also write the result as JSON, and every reply as JSON lines beside it."""
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Talk to a model in the terminal."""
+
+    model: Model = "smollm2-135m-instruct"
+    """A zoo name, a folder in Hugging Face layout, a .gguf file or a hub name."""
+    system: str | None = None
+    """System message."""
+    temperature: float = 0.7
+    """0 is greedy."""
+    max_tokens: int = 512
+    """Longest reply."""
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Serve a model over HTTP (OpenAI chat completions), on this machine only."""
+
+    model: Model = "smollm2-135m-instruct"
+    """A zoo name, a folder in Hugging Face layout, a .gguf file or a hub name."""
+    port: int = 8000
+    """0 takes a free one."""
+    name: str | None = None
+    """What clients call the model; by default its own name."""
+    max_waiting: int = 256
+    """Requests that may queue; more are told to come back (429)."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """List the models that are known by name, and whether they are on this machine."""
+
+
+@dataclass(frozen=True)
+class Envs:
+    """List the environments."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one verb; returns the exit code: 0 done, 2 the user can mend it, 130 interrupted."""
+    verbs: dict[str, Callable[..., Any]] = {
+        "demo": Demo, "sft": SFT, "rl": RL, "eval": Eval, "chat": Chat, "serve": Serve, "models": Models, "envs": Envs}
+    config = tyro.extras.subcommand_cli_from_dict(
+        verbs, prog="ownship", description="Build, teach, rank and ship your own flagship language model.", args=arguments)
+    try:
+        return _run(config)
+    except UserError as error:
+        return _say(str(error), 2)
+    except KeyboardInterrupt:
+        return _say("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _say(f"{error.filename or 'system'}: {error.strerror or error}", 2)
+
+
+def _say(text: str, code: int) -> int:
+    print(f"ownship: {text}", file=sys.stderr)
+    return code
+
+
+def _run(config: object) -> int:
+    match config:
+        case Models():
+            return _models()
+        case Envs():
+            return _envs()
+    from ownship import machine
+    from ownship.learn.interrupt import Interrupted
+
+    machine.prepare()
+    try:
+        match config:
+            case Demo():
+                from ownship.recipes import demo
+
+                demo.run(config)
+            case SFT():
+                from ownship.recipes import sft
+
+                print(f"the model is in {sft.run(config)}")
+            case RL():
+                from ownship.recipes import rl
+
+                print(f"the model is in {rl.run(config)}")
+            case Eval():
+                return _eval(config)
+            case Chat():
+                from ownship.serve import terminal
+
+                terminal.chat(config.model, config.system, config.temperature, config.max_tokens)
+            case Serve():
+                from ownship.serve import app
+
+                app.serve(config.model, config.port, config.name, config.max_waiting)
+    except Interrupted:
+        return _say("interrupted; nothing is lost: the same command goes on from here", 130)
+    return 0
+
+
+def _models() -> int:
+    from ownship.model import zoo
+
+    for name, entry in zoo.ZOO.items():
+        where = zoo.local(name)
+        print(f"{name}  {entry.about}, {entry.license}\n    {where or 'not fetched yet: it will be on first use'}")
+    print("\nAlso: a folder in Hugging Face layout, a .gguf file, or a hub name (org/model).")
+    return 0
+
+
+def _envs() -> int:
+    from ownship.envs.registry import ENVS
+
+    for name, (_, about) in ENVS.items():
+        print(f"{name:12} {about}")
+    print(f"{'gym/NAME':12} any task of reasoning-gym, strictly scored (pip install 'ownship[gym]')")
+    print("\nOptions follow a colon: sort:low=4,high=9")
+    return 0
+
+
+def _eval(config: Eval) -> int:
+    import json
+
+    from ownship.engine.engine import Engine
+    from ownship.envs.registry import make
+    from ownship.evals.accuracy import accuracy
+    from ownship.learn.interrupt import Interruptible
+    from ownship.model import checkpoint, zoo
+    from ownship.recipes.settings import torch_dtype
+    from ownship.recipes.watch import Watch
+
+    if config.n < 1:
+        raise UserError(f"--n must be at least 1, not {config.n}")
+    env = make(config.env)
+    model, tokenizer = checkpoint.load(zoo.resolve(config.model), torch_dtype(config.dtype))
+    with Interruptible() as stop, Watch("eval", config.n) as watch:
+        result = accuracy(Engine(model, tokenizer), env, config.n, config.max_tokens, watch.sampled(stop))
+    summary = {"model": config.model, "env": config.env, **result.summary()}
+    if config.out is not None:
+        config.out.parent.mkdir(parents=True, exist_ok=True)
+        config.out.write_text(json.dumps(summary, indent=2) + "\n")
+        lines = (json.dumps(rollout.record()) + "\n" for rollout in result.rollouts)
+        config.out.with_suffix(".rollouts.jsonl").write_text("".join(lines))
+    low, high = result.summary()["ci95"]
+    print(f"{config.env}: {result.share:.1%} of {result.total} held-out tasks (95 % interval {low:.1%} to {high:.1%})")
+    return 0

@@ -1,0 +1,73 @@
+"""The environment contract: text in, text out, a measured reward. No tensors here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from ownship.envs.rubric import Rubric
+from ownship.model.chat import Message
+
+Split = Literal["train", "held_out"]
+_HELD_OUT_SHARE = 8  # one task in eight is never trained on
+
+
+@dataclass(frozen=True)
+class Task:
+    """One exercise: what the model is shown, what a right answer is, and `key`, which two tasks share only if they are
+    the same exercise (however it is worded)."""
+
+    env: str
+    seed: int
+    messages: tuple[Message, ...]
+    answer: str
+    key: str
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+class Env(Protocol):
+    """What the model learns from.
+
+    `task(seed)` is a pure function of the seed. After each assistant turn `reply` gives the environment's next messages;
+    an empty list ends the episode (single-turn environments always return it). `rubric` scores the finished conversation.
+    `solution` is a worked solution that the rubric gives full marks: a cold start learns from it.
+    """
+
+    name: str
+    rubric: Rubric
+
+    def task(self, seed: int) -> Task: ...
+
+    def reply(self, task: Task, messages: Sequence[Message]) -> list[Message]: ...
+
+    def solution(self, task: Task) -> str: ...
+
+
+def split_of(task: Task) -> Split:
+    """Which split a task belongs to: a function of its content alone, so no task can be in both."""
+    digest = hashlib.sha256(f"{task.env}\n{task.key}".encode()).digest()
+    return "held_out" if digest[0] % _HELD_OUT_SHARE == 0 else "train"
+
+
+def tasks(env: Env, split: Split, start: int = 0) -> Iterator[Task]:
+    """The tasks of a split, seed by seed from `start`, without end. Continue a stream by the last task's seed + 1."""
+    seed = start
+    while True:
+        task = env.task(seed)
+        if split_of(task) == split:
+            yield task
+        seed += 1
+
+
+def held_out(env: Env, count: int) -> list[Task]:
+    """The first `count` held-out tasks, each different from the others (fewer if the environment runs out of them)."""
+    found: dict[str, Task] = {}
+    stream = tasks(env, "held_out", start=1 << 32)
+    for _ in range(count * 50):
+        task = next(stream)
+        found.setdefault(task.key, task)
+        if len(found) == count:
+            break
+    return list(found.values())

@@ -1,0 +1,53 @@
+"""Environments by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ownship.envs.env import Env
+from ownship.errors import UserError
+
+
+def _sort(**options: Any) -> Env:
+    from ownship.envs.sort import Sort
+
+    return Sort(**options)
+
+
+ENVS: dict[str, tuple[Callable[..., Env], str]] = {
+    "sort": (_sort, "sort `low` to `high` numbers below `below`"),
+}
+
+
+def make(spec: str) -> Env:
+    """`name` or `name:option=value,option=value` → the environment; `gym/NAME` is a task of reasoning-gym.
+
+    Raises UserError for an unknown name or option.
+    """
+    name, _, tail = spec.partition(":")
+    options: dict[str, Any] = {}
+    for item in filter(None, tail.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise UserError(f"env {spec!r}: options are written name=value,name=value, not {item!r}")
+        options[key.strip()] = _value(value.strip())
+    try:
+        if name.startswith("gym/"):
+            from ownship.envs.gym import Gym
+
+            return Gym(name.removeprefix("gym/"), options)
+        if name not in ENVS:
+            raise UserError(f"no environment {name!r}; known: {', '.join(ENVS)} and gym/NAME for the tasks of reasoning-gym")
+        return ENVS[name][0](**options)
+    except TypeError as error:
+        raise UserError(f"env {spec!r}: {error}") from None
+
+
+def _value(text: str) -> int | float | bool | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return {"true": True, "false": False}.get(text.lower(), text)

@@ -1,0 +1,42 @@
+"""How many held-out tasks a model solves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ownship.engine.engine import Engine
+from ownship.engine.request import Sampling
+from ownship.envs.env import Env, held_out
+from ownship.evals.interval import wilson
+from ownship.learn.rollout import Rollout, play
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Tasks solved with full marks, and the rollouts that say so."""
+
+    right: int
+    total: int
+    rollouts: list[Rollout]
+
+    @property
+    def share(self) -> float:
+        return self.right / self.total if self.total else 0.0
+
+    def summary(self) -> dict[str, Any]:
+        """`{"accuracy", "ci95": [low, high], "right", "total"}`, the interval by Wilson."""
+        return {"accuracy": round(self.share, 4), "ci95": [round(bound, 4) for bound in wilson(self.right, self.total)],
+                "right": self.right, "total": self.total}
+
+
+def solved(rollout: Rollout) -> bool:
+    return rollout.score.reward == 1.0
+
+
+def accuracy(engine: Engine, env: Env, count: int, max_tokens: int, progress: Callable[[int], None] | None = None) -> Accuracy:
+    """Greedy replies to the first `count` held-out tasks; a task counts only with the full reward."""
+    greedy = Sampling(temperature=0, max_tokens=max_tokens)
+    rollouts = play(engine, env, held_out(env, count), greedy, seed="eval", progress=progress)
+    return Accuracy(sum(map(solved, rollouts)), len(rollouts), rollouts)

@@ -1,0 +1,126 @@
+"""The learner: samples in, one optimizer step out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ownship.learn.loss import Loss
+from ownship.learn.pack import Pack, pack
+from ownship.learn.sample import Sample
+from ownship.model.head import logprobs
+from ownship.model.llama import Llama
+
+
+@dataclass(frozen=True)
+class Optim:
+    """AdamW and its bounds. The learning rate rises linearly over `warmup` updates and then stays."""
+
+    lr: float = 2e-5
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    warmup: int = 5
+    max_grad_norm: float = 1.0
+
+
+class Learner:
+    """Holds the network and its optimizer. A bf16 network keeps float32 masters: an update of 1e-5 would vanish in bf16.
+
+    `micro_tokens` bounds the tokens of one forward and backward pass (memory), never the result.
+    """
+
+    def __init__(self, model: Llama, optim: Optim | None = None, micro_tokens: int = 2048) -> None:
+        self.model, self.optim, self.micro_tokens = model, optim or Optim(), micro_tokens
+        self.updates = 0
+        self._names = [name for name, _ in model.named_parameters()]
+        self._params = list(model.parameters())
+        self._masters = [p if p.dtype == torch.float32 else p.detach().float() for p in self._params]
+        for param, master in zip(self._params, self._masters, strict=True):
+            param.requires_grad_(True)
+            if param is not master:
+                master.grad = torch.zeros_like(master)
+        self._adam = torch.optim.AdamW(self._masters, lr=self.optim.lr, betas=self.optim.betas,
+                                       weight_decay=self.optim.weight_decay, fused=True)
+
+    def update(self, samples: Sequence[Sample], loss: Loss, tick: Callable[[int], None] | None = None) -> dict[str, float]:
+        """One optimizer step on all samples together; returns its measurements.
+
+        `tick` is told the tokens of each finished micro-batch; if it raises, the weights are as before. With no trained
+        token at all nothing happens.
+        """
+        packs = pack(samples, self.micro_tokens)
+        total = float(sum(sum(sample.weights) for sample in samples))
+        self._zero_grad()
+        sums: dict[str, float] = {}
+        for part in packs:
+            for name, value in self._backward(part, loss, total).items():
+                sums[name] = sums.get(name, 0.0) + value
+            if tick is not None:
+                tick(len(part.tokens))
+        if not packs:
+            return {"trained_tokens": 0.0}
+        norm = torch.nn.utils.clip_grad_norm_(self._masters, self.optim.max_grad_norm, foreach=True)
+        rate = self.optim.lr * min(1.0, (self.updates + 1) / max(self.optim.warmup, 1))
+        for group in self._adam.param_groups:
+            group["lr"] = rate
+        self._adam.step()
+        self._publish()
+        self.updates += 1
+        return {name: value / total for name, value in sums.items()} | {
+            "grad_norm": float(norm), "lr": rate, "trained_tokens": float(sum(len(part.targets) for part in packs)),
+            "stream_tokens": float(sum(len(part.tokens) for part in packs))}
+
+    def _backward(self, part: Pack, loss: Loss, total: float) -> dict[str, float]:
+        hidden = self.model(part.tokens, part.positions, part.attention)  # [N, D]
+        new, entropy = logprobs(self.model, hidden[part.source], part.targets)  # [M]
+        losses = (loss(new, part) * part.weights).sum() / total
+        losses.backward()  # type: ignore[no-untyped-call]
+        self._collect_grad()
+        gap = new.detach() - part.logprobs
+        return {"loss": float(losses.detach()) * total, "entropy": float((entropy * part.weights).sum()),
+                "mismatch": float((gap.abs() * part.weights).sum())}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that a later learner needs to go on bit for bit: float32 weights and AdamW's moments."""
+        saved = {}
+        for name, master in zip(self._names, self._masters, strict=True):
+            saved[f"weight.{name}"] = master.detach()
+            for key, value in self._adam.state.get(master, {}).items():
+                saved[f"{key}.{name}"] = value
+        return saved
+
+    def load(self, saved: dict[str, Tensor], updates: int) -> None:
+        """The inverse of `tensors`. Raises KeyError if a tensor is missing."""
+        self.updates = updates
+        for name, master in zip(self._names, self._masters, strict=True):
+            master.data.copy_(saved[f"weight.{name}"])
+            if updates:
+                self._adam.state[master] = {key: saved[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+        self._publish()
+
+    def _zero_grad(self) -> None:
+        for param, master in zip(self._params, self._masters, strict=True):
+            if param is master:
+                param.grad = None
+            elif master.grad is not None:
+                master.grad.zero_()
+
+    @torch.no_grad()
+    def _collect_grad(self) -> None:
+        """Adds the micro-batch's bf16 gradients to the float32 sums."""
+        pairs = [(p, m) for p, m in zip(self._params, self._masters, strict=True) if p is not m]
+        for param, master in pairs:
+            assert param.grad is not None and master.grad is not None
+            master.grad.add_(param.grad)
+            param.grad = None
+
+    @torch.no_grad()
+    def _publish(self) -> None:
+        """Rounds the masters into the network that the engine shares."""
+        pairs = [(p, m) for p, m in zip(self._params, self._masters, strict=True) if p is not m]
+        if pairs:
+            torch._foreach_copy_([p for p, _ in pairs], [m for _, m in pairs])
+

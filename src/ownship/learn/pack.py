@@ -1,0 +1,85 @@
+"""Samples → micro-batches: flat streams without padding, in which samples with the same prompt share it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ownship.learn.sample import Sample
+from ownship.model.attention import Row, RowAttention
+
+
+@dataclass(frozen=True)
+class Pack:
+    """One micro-batch: a stream of N tokens with M trained predictions in it, of S samples."""
+
+    tokens: Tensor  # [N]
+    positions: Tensor  # [N]
+    attention: RowAttention
+    source: Tensor  # [M] stream place whose hidden state makes the prediction
+    targets: Tensor  # [M] the token to be predicted
+    weights: Tensor  # [M]
+    logprobs: Tensor  # [M] the sampler's
+    advantages: Tensor  # [M]
+    sample: Tensor  # [M] which of the S samples it belongs to, 0-based
+
+
+def pack(samples: Sequence[Sample], max_tokens: int) -> list[Pack]:
+    """Groups samples by prompt and fills streams of at most `max_tokens` (a longer sample gets a stream of its own).
+
+    Samples without any weight are left out: they have no gradient. Longest first, so that rows in a stream are alike.
+    """
+    groups: dict[tuple[int, ...], list[Sample]] = {}
+    for sample in samples:
+        if any(sample.weights):
+            groups.setdefault(tuple(sample.tokens[: sample.prompt]), []).append(sample)
+    packs: list[list[tuple[tuple[int, ...], list[Sample]]]] = [[]]
+    room = max_tokens
+    for prompt, members in sorted(groups.items(), key=lambda item: (-max(len(s.tokens) for s in item[1]), item[0])):
+        rest = sorted(members, key=lambda s: -len(s.tokens))
+        while rest:
+            if room < len(rest[0].tokens) and packs[-1]:
+                packs.append([])
+                room = max_tokens
+            taken = [rest.pop(0)]
+            room -= len(taken[0].tokens)
+            while rest and room >= len(rest[0].tokens) - len(prompt):
+                taken.append(rest.pop(0))
+                room -= len(taken[-1].tokens) - len(prompt)
+            packs[-1].append((prompt, taken))
+    return [_pack(part) for part in packs if part]
+
+
+def _pack(groups: Sequence[tuple[tuple[int, ...], Sequence[Sample]]]) -> Pack:
+    tokens: list[int] = []
+    positions: list[int] = []
+    rows: list[Row] = []
+    source: list[int] = []
+    chosen: list[tuple[int, float, float, float, int]] = []
+    count = 0
+    for prompt, members in groups:
+        # The prompt's last token goes with the shared part: it predicts every member's first token.
+        begin, size = len(tokens), len(prompt)
+        tokens += prompt
+        positions += range(size)
+        if len(members) > 1:
+            rows.append(Row(begin, begin + size))
+        for sample in members:
+            start = len(tokens)
+            tokens += sample.tokens[size:]
+            positions += range(size, len(sample.tokens))
+            if len(members) == 1:
+                rows.append(Row(begin, len(tokens)))
+            elif len(tokens) > start:
+                rows.append(Row(start, len(tokens), begin, begin + size))
+            for at in range(size, len(sample.tokens)):
+                if sample.weights[at]:
+                    source.append(begin + size - 1 if at == size else start + at - size - 1)
+                    chosen.append((sample.tokens[at], sample.weights[at], sample.logprobs[at], sample.advantages[at], count))
+            count += 1
+    targets, weights, logprobs, advantages, which = zip(*chosen, strict=True)
+    return Pack(torch.tensor(tokens), torch.tensor(positions), RowAttention(rows), torch.tensor(source), torch.tensor(targets),
+                torch.tensor(weights), torch.tensor(logprobs), torch.tensor(advantages), torch.tensor(which))

@@ -1,0 +1,137 @@
+"""Episodes: tasks go to the engine, what comes back is scored, and becomes training samples.
+
+The token ids that the sampler emitted are the ones trained on. Over several turns the stream is only ever extended: by
+what the model said (weight 1) and by what the environment answered (weight 0). Nothing is tokenised twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ownship.engine.engine import Engine
+from ownship.engine.request import Finish, Request, Sampling
+from ownship.envs.env import Env, Task
+from ownship.envs.rubric import Score
+from ownship.learn.advantage import Floats
+from ownship.learn.sample import Sample
+from ownship.model.chat import Chat, Message
+
+
+@dataclass
+class Rollout:
+    """One episode: the conversation, its tokens, and which of them the model drew with what log-probability."""
+
+    task: Task
+    messages: list[Message]
+    tokens: list[int]
+    prompt: int  # leading tokens of the first prompt
+    drawn: list[bool]  # per token: was it the model's
+    logprobs: list[float]  # per token, 0 where not drawn
+    fingerprint: str = ""
+    finish: Finish = "stop"
+    score: Score = field(default_factory=lambda: Score(0.0, {}))
+
+    @property
+    def reply(self) -> str:
+        return self.messages[-1]["content"]
+
+    @property
+    def truncated(self) -> bool:
+        return self.finish == "length"
+
+    def record(self) -> dict[str, Any]:
+        """What a viewer shows of it."""
+        return {"seed": self.task.seed, "messages": self.messages, "answer": self.task.answer, "reward": self.score.reward,
+                "parts": self.score.parts, "finish": self.finish, "fingerprint": self.fingerprint}
+
+
+def training_sampling(max_tokens: int) -> Sampling:
+    """Temperature 1 and nothing cut off: the learner's probabilities are then the sampler's, and the ratios unbiased."""
+    return Sampling(temperature=1.0, max_tokens=max_tokens)
+
+
+def play(engine: Engine, env: Env, tasks: Sequence[Task], sampling: Sampling, seed: str,
+         progress: Callable[[int], None] | None = None) -> list[Rollout]:
+    """Plays each task to its end, all side by side, and scores it.
+
+    `sampling.max_tokens` bounds one turn. Every draw follows from `seed`, the place in `tasks` and the turn.
+    """
+    chat = Chat(engine.tokenizer)
+    rollouts = []
+    for task in tasks:
+        prompt = chat.prompt(task.messages)
+        rollouts.append(Rollout(task, list(task.messages), prompt, len(prompt), [False] * len(prompt), [0.0] * len(prompt)))
+    active, turn = list(range(len(rollouts))), 0
+    while active:
+        requests = [Request(list(rollouts[index].tokens), replace(sampling, seed=_seed(seed, index, turn))) for index in active]
+        going_on = []
+        for index, completion in zip(active, engine.generate(requests, progress), strict=True):
+            rollout = rollouts[index]
+            rollout.tokens += completion.tokens
+            rollout.drawn += [True] * len(completion.tokens)
+            rollout.logprobs += completion.logprobs
+            rollout.fingerprint, rollout.finish = completion.fingerprint, completion.finish
+            rollout.messages.append({"role": "assistant", "content": completion.text})
+            answer = [] if completion.finish == "length" else env.reply(rollout.task, rollout.messages)
+            if answer:
+                between = chat.between(rollout.messages, answer)
+                rollout.messages += answer
+                rollout.tokens += between
+                rollout.drawn += [False] * len(between)
+                rollout.logprobs += [0.0] * len(between)
+                going_on.append(index)
+        active, turn = going_on, turn + 1
+    for rollout in rollouts:
+        rollout.score = env.rubric.score(rollout.task, rollout.messages)
+    return rollouts
+
+
+def samples(group: Sequence[Rollout], advantage: Callable[[Floats], Floats], version: int, mask_truncated: bool = True
+            ) -> list[Sample]:
+    """The training samples of one task's rollouts; empty if all rewards are equal, as nothing is to be learned then.
+
+    A truncated rollout counts in the group's mean but is not trained on (`mask_truncated`): its reward says nothing about
+    the tokens that it did draw.
+    """
+    rewards_G = np.array([rollout.score.reward for rollout in group])
+    if np.ptp(rewards_G) == 0:
+        return []
+    result = []
+    for rollout, value in zip(group, advantage(rewards_G), strict=True):
+        if rollout.truncated and mask_truncated:
+            continue
+        weights = [float(drawn) for drawn in rollout.drawn]
+        advantages = [weight * float(value) for weight in weights]
+        result.append(Sample(rollout.tokens, rollout.prompt, weights, rollout.logprobs, advantages, version))
+    return result
+
+
+def groups(rollouts: Sequence[Rollout], size: int) -> Iterator[Sequence[Rollout]]:
+    """Consecutive stretches of `size` rollouts: those of one task."""
+    for start in range(0, len(rollouts), size):
+        yield rollouts[start : start + size]
+
+
+def measure(rollouts: Sequence[Rollout], size: int) -> dict[str, float]:
+    """What a step's rollouts say: reward and its parts, solve rate, flat groups, truncation, stops, length; shares are 0–1."""
+    rewards_NG = np.array([[rollout.score.reward for rollout in group] for group in groups(rollouts, size)])
+    names = rollouts[0].score.parts
+    parts = {f"part/{name}": float(np.mean([rollout.score.parts[name] for rollout in rollouts])) for name in names}
+    return {
+        "reward": float(rewards_NG.mean()), **parts,
+        "solve_rate": float((rewards_NG == 1.0).mean()),
+        "flat_groups": float((np.ptp(rewards_NG, axis=1) == 0).mean()),
+        "truncated": float(np.mean([rollout.truncated for rollout in rollouts])),
+        "stopped": float(np.mean([rollout.finish == "stop" for rollout in rollouts])),
+        "drawn_tokens": float(np.mean([sum(rollout.drawn) for rollout in rollouts])),
+        "completions": float(len(rollouts)),
+    }
+
+
+def _seed(seed: str, index: int, turn: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed} {index} {turn}".encode()).digest()[:6])

@@ -1,0 +1,110 @@
+"""A run's directory: what was asked, what was measured, and the last whole state to go on from.
+
+    config.json      what was asked
+    metrics.jsonl    one line per step; the same run gives the same bytes (times are in timings.jsonl)
+    timings.jsonl    seconds per phase and memory, one line per step
+    rollouts.jsonl   what the model said and what it was given for it (RL)
+    checkpoints/N/   the whole state after step N: float32 weights, optimizer, place in the data; the last one is kept
+    model/           the result, in Hugging Face layout
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from ownship.errors import UserError
+from ownship.learn.learner import Learner
+from ownship.model.checkpoint import whole_folder
+
+_LINES = ("metrics.jsonl", "timings.jsonl", "rollouts.jsonl")
+
+
+class Run:
+    """An open run directory. `step` is the number of finished steps, `state` what the recipe saved with them.
+
+    Opening an existing directory continues it if it was asked for the same thing. Raises UserError if `folder` holds
+    another run, or something that is not a run.
+    """
+
+    def __init__(self, folder: Path, config: dict[str, Any], may_change: Iterable[str] = ()) -> None:
+        self.folder, self.step, self.state = folder, 0, dict[str, Any]()
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "config.json"
+        if path.exists():
+            self._same(json.loads(path.read_text()), config, set(may_change))
+        elif any(folder.iterdir()):
+            raise UserError(f"{folder}: not empty and not a run; choose another --out")
+        write_whole(path, json.dumps(config, indent=2) + "\n")
+        if (saved := self._checkpoint()) is not None:
+            loaded = json.loads((saved / "state.json").read_text())
+            self.step, self.state = loaded["step"], loaded["state"]
+        for name in _LINES:
+            self._cut(folder / name)
+
+    def _same(self, before: dict[str, Any], now: dict[str, Any], may_change: set[str]) -> None:
+        for key in sorted(before.keys() | now.keys()):
+            if key not in may_change and before.get(key) != now.get(key):
+                raise UserError(f"{self.folder} holds a run with {key}={before.get(key)!r}, not {now.get(key)!r}:"
+                                " choose another --out, or remove it")
+
+    def _cut(self, path: Path) -> None:
+        """Drops the lines of steps that the checkpoint does not know: they will be made again."""
+        if path.exists():
+            kept = []
+            for line in path.read_text().splitlines(keepends=True):
+                if not line.endswith("\n") or json.loads(line)["step"] > self.step:
+                    break
+                kept.append(line)
+            write_whole(path, "".join(kept))
+
+    def log(self, name: str, **values: Any) -> None:
+        """Appends a line about the step that is being made (the first is step 1)."""
+        with open(self.folder / f"{name}.jsonl", "a") as file:
+            file.write(json.dumps({"step": self.step + 1, **values}) + "\n")
+
+    def finish_step(self) -> None:
+        self.step += 1
+
+    def save(self, learner: Learner) -> None:
+        """Makes the present state the one to go on from; a kill at any moment leaves this one or the one before."""
+        with whole_folder(self.folder / "checkpoints" / f"{self.step:06}") as part:
+            save_file(learner.tensors(), part / "learner.safetensors")
+            state = {"step": self.step, "updates": learner.updates, "state": self.state}
+            (part / "state.json").write_text(json.dumps(state) + "\n")
+        for other in (self.folder / "checkpoints").iterdir():
+            if other.name != f"{self.step:06}":
+                shutil.rmtree(other)
+
+    def restore(self, learner: Learner) -> None:
+        """Puts the saved state back into a fresh learner (and so into its network); nothing if none was saved."""
+        if (saved := self._checkpoint()) is None:
+            return
+        updates = json.loads((saved / "state.json").read_text())["updates"]
+        with safe_open(saved / "learner.safetensors", framework="pt") as file:
+            learner.load({name: file.get_tensor(name) for name in file.keys()}, updates)  # noqa: SIM118
+
+    def _checkpoint(self) -> Path | None:
+        return max((path for path in (self.folder / "checkpoints").glob("[0-9]*") if path.is_dir()), default=None)
+
+    def read(self, name: str) -> list[dict[str, Any]]:
+        """The lines of metrics, timings or rollouts."""
+        path = self.folder / f"{name}.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file so that it is never seen half-written."""
+    part = path.with_name(f".{path.name}.part-{os.getpid()}")
+    with open(part, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)

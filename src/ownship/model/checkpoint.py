@@ -1,0 +1,211 @@
+"""Models on disk: the Hugging Face layout in and out, GGUF in."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ownship.errors import UserError
+from ownship.model import gguf
+from ownship.model.llama import Llama, LlamaConfig
+from ownship.model.tokenizer import Tokenizer, from_folder, from_gguf
+
+_INDEX = "model.safetensors.index.json"
+_SHARD_BYTES = 4 << 30
+
+
+def load(path: Path, dtype: torch.dtype = torch.bfloat16) -> tuple[Llama, Tokenizer]:
+    """The network (weights in `dtype`) and its tokenizer, from a Hugging Face folder or a .gguf file.
+
+    Raises UserError that names the file, field or tensor which is missing, damaged or not supported.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such model")
+    if path.is_file():
+        file = gguf.GGUF(path)
+        sizes = gguf.config(file)
+        return _fill(sizes, gguf.weights(file, sizes), path, dtype), from_gguf(file.meta, path)
+    sizes = read_config(path)
+    return _fill(sizes, _safetensors(path, sizes), path, dtype), from_folder(path)
+
+
+def _fill(sizes: LlamaConfig, tensors: Iterable[tuple[str, Tensor]], path: Path, dtype: torch.dtype) -> Llama:
+    with torch.device("meta"):
+        model = Llama(sizes)
+    expected = {name: parameter.shape for name, parameter in model.named_parameters()}
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors:
+        if name not in expected:
+            raise UserError(f"{path}: tensor {name!r} is not part of a Llama network of these sizes")
+        if tensor.shape != expected[name]:
+            raise UserError(f"{path}: tensor {name!r} has shape {list(tensor.shape)}; the config asks for {list(expected[name])}")
+        found[name] = tensor.to(dtype)
+    if missing := [name for name in expected if name not in found]:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(f"{path}: tensor {missing[0]!r} is missing{more}")
+    model.load_state_dict(found, strict=False, assign=True)
+    if sizes.tie_word_embeddings:
+        model.lm_head.weight = model.embed_tokens.weight
+    return model.eval()
+
+
+def read_config(folder: Path) -> LlamaConfig:
+    """config.json (+ generation_config.json for the stop tokens) → LlamaConfig, or a UserError naming the field."""
+    raw = _json(folder / "config.json")
+    if raw.get("model_type") != "llama":
+        raise UserError(f"{folder}/config.json: model_type {raw.get('model_type')!r} is not supported (llama is)")
+    for name, plain in (("hidden_act", "silu"), ("attention_bias", False), ("mlp_bias", False)):
+        if raw.get(name, plain) != plain:
+            raise UserError(f"{folder}/config.json: {name} {raw[name]!r} is not supported ({plain!r} is)")
+    rope = raw.get("rope_parameters") or {}  # transformers 5 keeps theta and scaling together
+    scaling = raw.get("rope_scaling") or ({k: v for k, v in rope.items() if k != "rope_theta"} if rope else None)
+    if scaling and scaling.get("rope_type", scaling.get("type")) == "default":
+        scaling = None
+    try:
+        eos = raw.get("eos_token_id")
+        if (generation := folder / "generation_config.json").is_file():
+            eos = _json(generation).get("eos_token_id", eos)
+        return LlamaConfig(
+            vocab_size=raw["vocab_size"],
+            hidden_size=raw["hidden_size"],
+            intermediate_size=raw["intermediate_size"],
+            num_hidden_layers=raw["num_hidden_layers"],
+            num_attention_heads=raw["num_attention_heads"],
+            num_key_value_heads=raw.get("num_key_value_heads") or raw["num_attention_heads"],
+            head_dim=raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"],
+            max_position_embeddings=raw.get("max_position_embeddings", 2048),
+            rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
+            rope_theta=raw.get("rope_theta") or rope.get("rope_theta", 10000.0),
+            rope_scaling=scaling,
+            tie_word_embeddings=raw.get("tie_word_embeddings", False),
+            eos_token_ids=() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,),
+        )
+    except KeyError as missing:
+        raise UserError(f"{folder}/config.json: the field {missing} is missing") from None
+
+
+def _config_json(model: Llama, tokenizer: Tokenizer) -> dict[str, Any]:
+    sizes = model.config
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": sizes.vocab_size,
+        "hidden_size": sizes.hidden_size,
+        "intermediate_size": sizes.intermediate_size,
+        "num_hidden_layers": sizes.num_hidden_layers,
+        "num_attention_heads": sizes.num_attention_heads,
+        "num_key_value_heads": sizes.num_key_value_heads,
+        "head_dim": sizes.head_dim,
+        "max_position_embeddings": sizes.max_position_embeddings,
+        "rms_norm_eps": sizes.rms_norm_eps,
+        "rope_theta": sizes.rope_theta,
+        "rope_scaling": sizes.rope_scaling,
+        "tie_word_embeddings": sizes.tie_word_embeddings,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "eos_token_id": list(sizes.eos_token_ids) or (tokenizer.eos_id if tokenizer.eos else None),
+        "torch_dtype": str(model.dtype).removeprefix("torch."),
+    }
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file (a model folder holds config.json, *.safetensors and tokenizer.json)") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: a JSON object is expected, not {type(value).__name__}")
+    return value
+
+
+def _safetensors(folder: Path, sizes: LlamaConfig) -> Iterator[tuple[str, Tensor]]:
+    if (folder / _INDEX).is_file():
+        shards = sorted(set(_json(folder / _INDEX).get("weight_map", {}).values()))
+    else:
+        shards = ["model.safetensors"]
+    for shard in shards:
+        path = folder / shard
+        if Path(shard).name != shard or not path.is_file():
+            raise UserError(f"{path}: no such weights file")
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 (the handle is no mapping)
+                    if name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and sizes.tie_word_embeddings):
+                        continue
+                    yield name.removeprefix("model."), file.get_tensor(name)
+        except SafetensorError as error:
+            raise UserError(f"{path}: damaged or cut short ({error})") from None
+
+
+def save(model: Llama, tokenizer: Tokenizer, folder: Path, weights: dict[str, Tensor] | None = None,
+         shard_bytes: int = _SHARD_BYTES) -> None:
+    """Writes the Hugging Face layout; `folder` appears at once and whole, or not at all.
+
+    `weights` replaces the network's own tensors (for example by float32 masters), under our parameter names.
+    """
+    with whole_folder(folder) as part:
+        tensors = {
+            name if name.startswith("lm_head.") else f"model.{name}": tensor.detach().contiguous()
+            for name, tensor in (weights or dict(model.named_parameters())).items()
+        }
+        shards: list[dict[str, Tensor]] = [{}]
+        room = shard_bytes
+        for name, tensor in tensors.items():
+            if tensor.nbytes > room and shards[-1]:
+                shards.append({})
+                room = shard_bytes
+            shards[-1][name] = tensor
+            room -= tensor.nbytes
+        if len(shards) == 1:
+            save_file(shards[0], part / "model.safetensors", metadata={"format": "pt"})
+        else:
+            names = [f"model-{index + 1:05}-of-{len(shards):05}.safetensors" for index in range(len(shards))]
+            for name, shard in zip(names, shards, strict=True):
+                save_file(shard, part / name, metadata={"format": "pt"})
+            index = {
+                "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
+                "weight_map": {key: name for name, shard in zip(names, shards, strict=True) for key in shard},
+            }
+            (part / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        config = _config_json(model, tokenizer)
+        (part / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (part / "generation_config.json").write_text(json.dumps({"eos_token_id": config["eos_token_id"]}, indent=2) + "\n")
+        tokenizer.save(part)
+
+
+class whole_folder:  # noqa: N801 (used like a function)
+    """`with whole_folder(target) as part`: what is written into `part` becomes `target` at the end, or is thrown away."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.part = target.with_name(f".{target.name}.part-{os.getpid()}")
+
+    def __enter__(self) -> Path:
+        shutil.rmtree(self.part, ignore_errors=True)
+        self.part.mkdir(parents=True)
+        return self.part
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            shutil.rmtree(self.part, ignore_errors=True)
+            return
+        for file in self.part.iterdir():
+            with open(file, "rb") as handle:
+                os.fsync(handle.fileno())
+        old = self.target.with_name(f".{self.target.name}.old-{os.getpid()}")
+        if self.target.exists():
+            os.replace(self.target, old)
+        os.replace(self.part, self.target)
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,214 @@
+"""The network: a Llama-family decoder over a flat stream of tokens.
+
+There is one definition for training and for serving. It knows nothing of batches, caches or devices: tokens come as one
+flat stream `[N]`, every matrix product runs on exactly the tokens that exist (no padding), and attention, the only place
+where tokens meet, is a function that the caller passes in (`model/attention.py` for whole sequences, the engine's cache
+for decoding).
+
+Shapes: N tokens, D hidden size, H query heads, K key/value heads, E head size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ownship.errors import UserError
+
+
+class Attend(Protocol):
+    """Mixes the tokens of one layer: q [N, H, E], k and v [N, K, E] → [N, H, E]."""
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """The sizes of a network, under the names of Hugging Face's config.json."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int = 2048
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    rope_scaling: dict[str, Any] | None = None  # None, {"rope_type": "linear", …} or {"rope_type": "llama3", …}
+    tie_word_embeddings: bool = False
+    eos_token_ids: tuple[int, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+                     "num_key_value_heads", "head_dim", "max_position_embeddings"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise UserError(f"config: {name} must be a positive whole number, not {getattr(self, name)!r}")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise UserError(
+                f"config: num_attention_heads ({self.num_attention_heads}) must be a multiple of "
+                f"num_key_value_heads ({self.num_key_value_heads})"
+            )
+        if self.head_dim % 2:
+            raise UserError(f"config: head_dim must be even for rotary positions, not {self.head_dim}")
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, a tied head counted once."""
+        heads = self.num_attention_heads + 2 * self.num_key_value_heads
+        attention = self.hidden_size * self.head_dim * (heads + self.num_attention_heads)
+        layer = attention + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size
+        embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
+        return embeddings + self.num_hidden_layers * layer + self.hidden_size
+
+
+def rope_frequencies(config: LlamaConfig) -> Tensor:
+    """Angular frequency of each rotary pair, [E/2] float32.
+
+    Plain (Su et al. 2021, arXiv:2104.09864), `linear`, or Llama 3.1's piecewise scaling (`llama3`: wavelengths longer
+    than the original context are slowed by `factor`, short ones kept, and those between are blended).
+    """
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
+    frequencies = 1.0 / (config.rope_theta ** exponents)
+    scaling = config.rope_scaling
+    if scaling is None:
+        return frequencies
+    kind = scaling.get("rope_type", scaling.get("type"))
+    if kind in (None, "default"):
+        return frequencies
+    try:
+        if kind == "linear":
+            return frequencies / scaling["factor"]
+        if kind == "llama3":
+            factor, low, high = scaling["factor"], scaling["low_freq_factor"], scaling["high_freq_factor"]
+            context = scaling["original_max_position_embeddings"]
+            wavelength = 2 * math.pi / frequencies
+            blend = ((context / wavelength - low) / (high - low)).clamp(0, 1)  # 0: slowed by factor, 1: kept
+            return (1 - blend) * frequencies / factor + blend * frequencies
+    except KeyError as missing:
+        raise UserError(f"config: rope_scaling of type {kind!r} lacks the field {missing}") from None
+    raise UserError(f"config: rope_scaling type {kind!r} is not supported (known: linear, llama3)")
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions in the half-split layout: x [N, heads, E], cos and sin [N, 1, E] → [N, heads, E]."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) · weight, the mean of squares taken in float32 (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = (
+            config.num_attention_heads, config.num_key_value_heads, config.head_dim)
+        self.q_proj = nn.Linear(config.hidden_size, self.heads * self.head_dim, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=False)
+        self.o_proj = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attend: Attend) -> Tensor:
+        q = rotate(self.q_proj(x).view(-1, self.heads, self.head_dim), cos, sin)  # [N, H, E]
+        k = rotate(self.k_proj(x).view(-1, self.kv_heads, self.head_dim), cos, sin)  # [N, K, E]
+        v = self.v_proj(x).view(-1, self.kv_heads, self.head_dim)  # [N, K, E]
+        return self.o_proj(attend(layer, q, k, v).reshape(-1, self.heads * self.head_dim))  # [N, D]
+
+
+class MLP(nn.Module):
+    """SwiGLU (Shazeer 2020, arXiv:2002.05202)."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attend: Attend) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, layer, attend)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Llama(nn.Module):
+    """The decoder. Parameter names are Hugging Face's, less the `model.` prefix (`model/checkpoint.py` adds it)."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.embed_tokens.weight
+        self._angles: Tensor | None = None  # [positions, E] float32, made on first use: never a saved weight
+        self._wide_head: tuple[int, Tensor] | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embed_tokens.weight.dtype
+
+    def rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin of the rotary angles: positions [N] → two tensors [N, 1, E] in the network's dtype."""
+        if self._angles is None:
+            steps = torch.arange(self.config.max_position_embeddings, dtype=torch.float32)
+            angles = torch.outer(steps, rope_frequencies(self.config))
+            self._angles = torch.cat((angles, angles), dim=-1).to(self.embed_tokens.weight.device)
+        angles = self._angles[positions].unsqueeze(1)
+        return angles.cos().to(self.dtype), angles.sin().to(self.dtype)
+
+    def wide_head(self) -> Tensor:
+        """The head's weights [V, D] in float32; a copy that follows every in-place update of a bf16 head."""
+        weight = self.lm_head.weight
+        if weight.dtype == torch.float32:
+            return weight
+        if self._wide_head is None or self._wide_head[0] != weight._version:
+            self._wide_head = (weight._version, weight.detach().float())
+        return self._wide_head[1]
+
+    def forward(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """tokens [N] and positions [N] (0-based place within the own sequence) → final hidden states [N, D]."""
+        x = self.embed_tokens(tokens)  # [N, D]
+        cos, sin = self.rope(positions)
+        for layer, block in enumerate(self.layers):
+            x = block(x, cos, sin, layer, attend)
+        return self.norm(x)
+
+    @torch.no_grad()
+    def init_weights(self, seed: int, std: float = 0.02) -> Llama:
+        """Normal(0, std) everywhere, as a fresh Llama starts; norms stay at 1. Returns itself."""
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+        return self

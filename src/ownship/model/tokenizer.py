@@ -1,0 +1,161 @@
+"""Text ⇄ token ids, on the `tokenizers` library; from tokenizer.json or from a GGUF file's metadata."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+from tokenizers.decoders import DecodeStream
+
+from ownship.errors import UserError
+
+# How text is cut into words before the merges, by the name that GGUF gives it (`tokenizer.ggml.pre`).
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+           r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+_WORDS = {
+    "gpt-2": [_GPT2],
+    "gpt2": [_GPT2],
+    "default": [_GPT2],
+    "smollm": [r"\p{N}", _GPT2],
+    "llama-bpe": [_LLAMA3],
+    "llama3": [_LLAMA3],
+    "qwen2": [_LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")],
+}
+_CONTROL = 3  # token type of a special token in GGUF
+
+
+class Tokenizer:
+    """Byte-level BPE.
+
+    `encode` never yields a special token, whatever the text says: text comes from people. Special tokens are added by
+    name, by the chat template (`model/chat.py`).
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, eos: str | None, chat_template: str | None) -> None:
+        self.backend = backend
+        self.eos = eos
+        self.chat_template = chat_template
+        backend.encode_special_tokens = True
+        backend.no_padding()
+        backend.no_truncation()
+
+    @cached_property
+    def special(self) -> dict[str, int]:
+        """Special tokens: their text → their id."""
+        return {token.content: id for id, token in self.backend.get_added_tokens_decoder().items() if token.special}
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        return frozenset(self.special.values())
+
+    @property
+    def size(self) -> int:
+        return self.backend.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def eos_id(self) -> int:
+        """Id of the token that ends a turn. Raises UserError if the tokenizer names none."""
+        if self.eos is None or (id := self.backend.token_to_id(self.eos)) is None:
+            raise UserError("the tokenizer names no end-of-turn token (eos_token)")
+        return id
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text; special tokens written out in it stay plain text."""
+        return self.backend.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: list[int], skip_special: bool = True) -> str:
+        return self.backend.decode(ids, skip_special_tokens=skip_special)
+
+    def stream(self) -> Stream:
+        return Stream(self)
+
+    def save(self, folder: Path) -> None:
+        """Writes tokenizer.json, tokenizer_config.json and chat_template.jinja as `transformers` reads them."""
+        self.backend.encode_special_tokens = False
+        self.backend.save(str(folder / "tokenizer.json"))
+        self.backend.encode_special_tokens = True
+        config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        if self.eos is not None:
+            config |= {"eos_token": self.eos, "pad_token": self.eos}
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        if self.chat_template is not None:
+            (folder / "chat_template.jinja").write_text(self.chat_template)
+
+
+class Stream:
+    """Turns ids into text one at a time, never showing half a character."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._backend = tokenizer.backend
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._ids: list[int] = []
+        self._shown = 0
+
+    def push(self, id: int) -> str:
+        """The text that `id` adds; empty while a character is incomplete."""
+        self._ids.append(id)
+        text = self._stream.step(self._backend, id) or ""
+        self._shown += len(text)
+        return text
+
+    def flush(self) -> str:
+        """What an incomplete character at the end decodes to (U+FFFD), as `decode` would."""
+        return self._backend.decode(self._ids, skip_special_tokens=True)[self._shown :]
+
+
+def from_folder(folder: Path) -> Tokenizer:
+    """Reads tokenizer.json (+ tokenizer_config.json, chat_template.jinja). Raises UserError if they cannot be read."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: tokenizer.json is missing")
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise UserError(f"{path}: not a readable tokenizer ({error})") from None
+    config: dict[str, Any] = {}
+    if (side := folder / "tokenizer_config.json").is_file():
+        try:
+            config = json.loads(side.read_text())
+        except ValueError as error:
+            raise UserError(f"{side}: not valid JSON ({error})") from None
+    template = config.get("chat_template")
+    if isinstance(template, list):  # several named templates
+        template = {item["name"]: item["template"] for item in template}.get("default")
+    if (file := folder / "chat_template.jinja").is_file():
+        template = file.read_text()
+    eos = config.get("eos_token")
+    return Tokenizer(backend, eos["content"] if isinstance(eos, dict) else eos, template)
+
+
+def from_gguf(meta: dict[str, Any], where: Path) -> Tokenizer:
+    """The tokenizer in a GGUF file's metadata. Raises UserError for kinds other than byte-level BPE."""
+    kind = meta.get("tokenizer.ggml.model")
+    if kind != "gpt2":
+        raise UserError(f"{where}: tokenizer kind {kind!r} is not supported in GGUF (byte-level BPE, 'gpt2', is);"
+                        " use the model's Hugging Face folder with its tokenizer.json")
+    words = meta.get("tokenizer.ggml.pre", "default")
+    if words not in _WORDS:
+        raise UserError(f"{where}: tokenizer.ggml.pre {words!r} is not supported (known: {', '.join(sorted(_WORDS))})")
+    for key in ("tokens", "merges", "token_type"):
+        if not isinstance(meta.get(f"tokenizer.ggml.{key}"), list):
+            raise UserError(f"{where}: the metadata lacks tokenizer.ggml.{key}")
+    tokens: list[str] = meta["tokenizer.ggml.tokens"]
+    merges = [tuple(merge.split(" ", 1)) for merge in meta["tokenizer.ggml.merges"]]
+    vocabulary = {token: id for id, token in enumerate(tokens)}
+    backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=words in ("llama-bpe", "llama3")))
+    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in _WORDS[words]]
+    backend.pre_tokenizer = pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    backend.decoder = decoders.ByteLevel()
+    types = meta["tokenizer.ggml.token_type"]
+    backend.add_special_tokens([
+        AddedToken(token, special=True, normalized=False) for token, type in zip(tokens, types, strict=True) if type == _CONTROL
+    ])
+    eos = meta.get("tokenizer.ggml.eos_token_id")
+    if eos is not None and not 0 <= eos < len(tokens):
+        raise UserError(f"{where}: tokenizer.ggml.eos_token_id {eos} is outside the vocabulary of {len(tokens)}")
+    return Tokenizer(backend, None if eos is None else tokens[eos], meta.get("tokenizer.chat_template"))

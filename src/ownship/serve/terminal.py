@@ -1,0 +1,57 @@
+"""A conversation in the terminal."""
+
+from __future__ import annotations
+
+import sys
+
+from ownship.engine.engine import Engine
+from ownship.engine.request import Request, Sampling
+from ownship.errors import UserError
+from ownship.model import checkpoint, zoo
+from ownship.model.chat import Chat, Message
+
+
+def chat(model: str, system: str | None, temperature: float, max_tokens: int) -> None:
+    """Reads lines until /exit or end of input; /new forgets the conversation. Ctrl-C ends a reply, then the program."""
+    sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
+    engine = Engine(*checkpoint.load(zoo.resolve(model)), max_rows=1)
+    renderer = Chat(engine.tokenizer)
+    start: list[Message] = [{"role": "system", "content": system}] if system else []
+    messages = list(start)
+    people = sys.stdin.isatty()
+    if people:
+        print("Write a line; /new starts afresh, /exit ends.", file=sys.stderr)
+    while True:
+        try:
+            line = input("> " if people else "")
+        except EOFError:
+            return
+        if line.strip() in ("/exit", "/quit"):
+            return
+        if line.strip() == "/new":
+            messages = list(start)
+            continue
+        if not line.strip():
+            continue
+        messages.append({"role": "user", "content": line})
+        try:
+            messages.append({"role": "assistant", "content": _reply(engine, renderer.prompt(messages), sampling)})
+        except UserError as error:
+            messages.pop()
+            print(f"ownship: {error}; /new starts afresh", file=sys.stderr)
+
+
+def _reply(engine: Engine, prompt: list[int], sampling: Sampling) -> str:
+    """Prints the reply as it comes; Ctrl-C ends it there."""
+    id = engine.submit(Request(prompt, sampling))
+    text = ""
+    try:
+        while engine.busy:
+            for event in engine.step():
+                text += event.text
+                print(event.text, end="", flush=True)
+    except KeyboardInterrupt:
+        engine.cancel(id)
+        print(" [cut]", end="", file=sys.stderr)
+    print()
+    return text
