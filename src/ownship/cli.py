@@ -174,7 +174,7 @@ def _eval(config: Eval) -> int:
     env = make(config.env)
     model, tokenizer = checkpoint.load(zoo.resolve(config.model), torch_dtype(config.dtype))
     with Interruptible() as stop, Watch("eval", config.n) as watch:
-        result = accuracy(Engine(model, tokenizer), env, config.n, config.max_tokens, watch.sampled(stop))
+        result = accuracy(Engine(model, tokenizer), env, config.n, config.max_tokens, watch.sampled(stop), watch.answered)
     summary = {"model": config.model, "env": config.env, **result.summary()}
     if config.out is not None:
         config.out.parent.mkdir(parents=True, exist_ok=True)

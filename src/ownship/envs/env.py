@@ -24,6 +24,7 @@ class Task:
     messages: tuple[Message, ...]
     answer: str
     key: str
+    level: int = 0  # of difficulty; tasks of one level are about equally hard
     info: dict[str, Any] = field(default_factory=dict)
 
 

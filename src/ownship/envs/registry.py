@@ -15,8 +15,15 @@ def _sort(**options: Any) -> Env:
     return Sort(**options)
 
 
+def _sums(**options: Any) -> Env:
+    from ownship.envs.sums import Sums
+
+    return Sums(**options)
+
+
 ENVS: dict[str, tuple[Callable[..., Env], str]] = {
     "sort": (_sort, "sort `low` to `high` numbers below `below`"),
+    "sums": (_sums, "add up `low` to `high` numbers from 1 to `largest`; `worked`: share of solutions with steps"),
 }
 
 

@@ -28,7 +28,7 @@ class Sort:
         numbers = draw.sample(range(self.below), draw.randint(self.low, self.high))
         answer = " ".join(map(str, sorted(numbers)))
         question = f"Sort in ascending order: {' '.join(map(str, numbers))}"
-        return Task(self.name, seed, ({"role": "user", "content": question},), answer, key=answer, info={"size": len(numbers)})
+        return Task(self.name, seed, ({"role": "user", "content": question},), answer, key=answer, level=len(numbers))
 
     def reply(self, task: Task, messages: Sequence[Message]) -> list[Message]:
         return []

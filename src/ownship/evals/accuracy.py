@@ -12,6 +12,8 @@ from ownship.envs.env import Env, held_out
 from ownship.evals.interval import wilson
 from ownship.learn.rollout import Rollout, play
 
+_BATCH = 64
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -35,8 +37,17 @@ def solved(rollout: Rollout) -> bool:
     return rollout.score.reward == 1.0
 
 
-def accuracy(engine: Engine, env: Env, count: int, max_tokens: int, progress: Callable[[int], None] | None = None) -> Accuracy:
-    """Greedy replies to the first `count` held-out tasks; a task counts only with the full reward."""
+def accuracy(engine: Engine, env: Env, count: int, max_tokens: int, progress: Callable[[int], None] | None = None,
+             answered: Callable[[int, int], None] | None = None) -> Accuracy:
+    """Greedy replies to the first `count` held-out tasks; a task counts only with the full reward.
+
+    `progress` is told the tokens drawn, `answered` how many tasks are right and how many are done, every now and then.
+    """
     greedy = Sampling(temperature=0, max_tokens=max_tokens)
-    rollouts = play(engine, env, held_out(env, count), greedy, seed="eval", progress=progress)
+    chosen = held_out(env, count)
+    rollouts: list[Rollout] = []
+    for start in range(0, len(chosen), _BATCH):
+        rollouts += play(engine, env, chosen[start : start + _BATCH], greedy, seed="eval", progress=progress)
+        if answered is not None:
+            answered(sum(map(solved, rollouts)), len(rollouts))
     return Accuracy(sum(map(solved, rollouts)), len(rollouts), rollouts)

@@ -77,7 +77,7 @@ class Learner:
         hidden = self.model(part.tokens, part.positions, part.attention)  # [N, D]
         new, entropy = logprobs(self.model, hidden[part.source], part.targets)  # [M]
         losses = (loss(new, part) * part.weights).sum() / total
-        losses.backward()  # type: ignore[no-untyped-call]
+        losses.backward()
         self._collect_grad()
         gap = new.detach() - part.logprobs
         return {"loss": float(losses.detach()) * total, "entropy": float((entropy * part.weights).sum()),

@@ -89,5 +89,5 @@ def logprobs(model: Llama, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Ten
     Logits live only for a few rows at a time and are computed again in the backward pass: with a 49k vocabulary,
     4,000 targets would otherwise hold 0.8 GB. The entropy carries no gradient.
     """
-    result: tuple[Tensor, Tensor] = _Logprobs.apply(hidden, model.lm_head.weight, model.wide_head(), targets)
+    result: tuple[Tensor, Tensor] = _Logprobs.apply(hidden, model.lm_head.weight, model.wide_head(), targets)  # type: ignore[no-untyped-call]
     return result

@@ -9,13 +9,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ownship.errors import UserError
 from ownship.recipes.settings import OptimSettings
 
 if TYPE_CHECKING:
     from ownship.learn.rollout import Rollout
+    from ownship.learn.sample import Sample
+
+_PATIENCE = 5  # steps without anything to learn from, after which the run ends instead of going on for ever
 
 
 @dataclass(frozen=True)
@@ -59,8 +64,10 @@ def run(config: RL, deadline: float | None = None, report: Callable[[dict[str, A
     from ownship.engine.engine import Engine
     from ownship.envs.env import tasks
     from ownship.envs.registry import make
+    from ownship.evals.accuracy import solved
     from ownship.learn import rollout
     from ownship.learn.advantage import ADVANTAGES
+    from ownship.learn.curriculum import Curriculum
     from ownship.learn.doctor import diagnose
     from ownship.learn.interrupt import Interrupted, Interruptible
     from ownship.learn.learner import Learner
@@ -78,42 +85,47 @@ def run(config: RL, deadline: float | None = None, report: Callable[[dict[str, A
     now.restore(learner)
     engine = Engine(model, tokenizer, max_rows=config.tasks * config.group)
 
-    with Interruptible() as stop, Watch("rl", config.steps, now.step) as watch:
+    with Interruptible() as stop, Watch("rl", config.steps, now.step, deadline) as watch:
         try:
             while now.step < config.steps and (deadline is None or time.monotonic() < deadline):
-                clock = [time.perf_counter()]
+                start = time.perf_counter()
                 # Sample groups until enough of them teach something, within the bound.
-                stream = tasks(env, "train", start=now.state.get("next_seed", config.seed << 20))
+                curriculum = Curriculum(now.state.get("rates"))
+                stream = tasks(env, "train", now.state.get("next_seed", config.seed << 20))
+                chosen = curriculum.choose(stream, f"{config.seed} {now.step}")
                 rollouts: list[Rollout] = []
-                samples = []
-                drawn = useful = 0
-                while useful < config.tasks and drawn < config.tasks * (1 + config.refill):
-                    batch = [next(stream) for _ in range(min(config.tasks - useful, round(config.tasks * (1 + config.refill)) - drawn))]
-                    drawn += len(batch)
-                    played = rollout.play(engine, env, [task for task in batch for _ in range(config.group)],
-                                          rollout.training_sampling(config.max_tokens),
-                                          seed=f"{config.seed} {now.step} {drawn}", progress=watch.sampled(stop))
+                samples: list[Sample] = []
+                useful, most = 0, round(config.tasks * (1 + config.refill))
+                while useful < config.tasks and len(rollouts) < most * config.group:
+                    missing = min(config.tasks - useful, most - len(rollouts) // config.group)
+                    repeated = [task for task in islice(chosen, missing) for _ in range(config.group)]
+                    played = rollout.play(engine, env, repeated, rollout.training_sampling(config.max_tokens),
+                                          seed=f"{config.seed} {now.step} {len(rollouts)}", progress=watch.sampled(stop))
                     rollouts += played
                     for group in rollout.groups(played, config.group):
-                        if taught := rollout.samples(group, advantage, learner.updates):
-                            samples += taught
-                            useful += 1
-                clock.append(time.perf_counter())
+                        curriculum.learn(group[0].task, [solved(item) for item in group])
+                        lessons = rollout.samples(group, advantage, learner.updates)
+                        samples += lessons
+                        useful += bool(lessons)
+                sampled = time.perf_counter()
 
                 # Learn from them. The engine's weights are these weights; the fingerprint proves it.
                 before = engine.fingerprint
                 learned = learner.update(samples, PolicyGradient(), watch.learned(stop))
                 after = engine.weights_changed()
-                clock.append(time.perf_counter())
 
                 metrics = {**rollout.measure(rollouts, config.group), **learned, "weights_changed": float(before != after)}
                 warnings = diagnose(metrics, now.read("metrics")[:5])
-                now.log("metrics", **metrics, fingerprint=after, doctor=warnings)
-                now.log("rollouts", rollouts=[item.record() for item in rollouts[: 4 * config.group]])
-                now.log("timings", sample=clock[1] - clock[0], learn=clock[2] - clock[1], tokens=sum(map(len, (r.tokens for r in rollouts))))
-                now.state["next_seed"] = rollouts[-1].task.seed + 1
+                now.log("metrics", **metrics, fingerprint=after, rates=curriculum.rates, doctor=warnings)
+                now.log("rollouts", rollouts=[item.record() for item in rollouts[: 2 * config.group]])
+                now.log("timings", sample=sampled - start, learn=time.perf_counter() - sampled,
+                        tokens=sum(sum(item.drawn) for item in rollouts))
+                idle = 0 if samples else now.state.get("idle", 0) + 1
+                now.state.update(next_seed=rollouts[-1].task.seed + 1, rates=curriculum.rates, idle=idle)
                 now.finish_step()
                 watch.step(now.step, metrics, warnings)
+                if idle == _PATIENCE:
+                    raise UserError(f"{idle} steps in a row taught nothing: {warnings[0]}")
                 if report is not None:
                     report({"step": now.step, **metrics})
                 if now.step % config.save_every == 0:

@@ -24,6 +24,9 @@ class Watch:
         self._progress = Progress(
             TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"), console=self._console, disable=not self._console.is_terminal)
+        self._began, self._until = time.monotonic(), until
+        if until is not None:
+            total, done = round(max(until - self._began, 1)), 0
         self._bar = self._progress.add_task(title, total=total, completed=done, note="")
         self._title, self._tokens, self._since = title, 0, time.perf_counter()
 
@@ -43,14 +46,23 @@ class Watch:
             self._tokens += tokens
             rate = self._tokens / max(time.perf_counter() - self._since, 1e-3)
             self._progress.update(self._bar, note=f"{name} {self._tokens:,} tokens, {rate:,.0f}/s")
+            self._show_time()
 
         return tick
+
+    def _show_time(self) -> None:
+        if self._until is not None:
+            self._progress.update(self._bar, completed=round(time.monotonic() - self._began))
+
+    def answered(self, right: int, done: int) -> None:
+        """How many of the tasks done so far were solved."""
+        self._progress.update(self._bar, completed=done, note=f"{right / max(done, 1):.1%} right so far")
 
     def step(self, done: int, metrics: Mapping[str, float], warnings: Sequence[str] = ()) -> None:
         """One finished step, its metrics and the doctor's warnings."""
         shown = "  ".join(f"{name} {metrics[name]:.3g}" for name in
                           ("loss", "reward", "solve_rate", "flat_groups", "entropy", "mismatch", "grad_norm") if name in metrics)
-        self._progress.update(self._bar, completed=done)
+        self._progress.update(self._bar, completed=None if self._until is not None else done)
         self._console.print(f"[dim]{self._title}[/] {done:4}  {shown}", soft_wrap=True)
         for warning in warnings:
             self._console.print(f"[yellow]doctor:[/] {warning}", soft_wrap=True)

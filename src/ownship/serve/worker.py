@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
-from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Sequence
 
 from ownship.engine.engine import Engine
 from ownship.engine.request import Event, Request
-from ownship.errors import UserError
 
 
 class Busy(Exception):
     """The queue is full."""
 
 
-class _Stream:
-    def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.queue: asyncio.Queue[Event | Exception] = asyncio.Queue()
-        self.id: int | None = None
+class Failed(Exception):
+    """The server, not the request, is at fault: it shuts down, or the engine broke."""
 
-    def put(self, item: Event | Exception) -> None:
-        self.loop.call_soon_threadsafe(self.queue.put_nowait, item)
+
+class _Stream:
+    """The way back from the engine's thread to the event loop that asked."""
+
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self.requests = requests
+        self.ids: list[int] = []
+        self._loop = asyncio.get_running_loop()
+        self.queue: asyncio.Queue[tuple[int, Event] | Exception] = asyncio.Queue()
+
+    def put(self, item: tuple[int, Event] | Exception) -> None:
+        self._loop.call_soon_threadsafe(self.queue.put_nowait, item)
 
 
 class Worker:
@@ -32,43 +38,45 @@ class Worker:
     def __init__(self, engine: Engine, max_waiting: int) -> None:
         self.engine, self.limit = engine, max_waiting + engine.max_rows
         self._changed = threading.Condition()
-        self._incoming: deque[tuple[Request, _Stream]] = deque()
-        self._gone: deque[_Stream] = deque()
-        self._streams: dict[int, _Stream] = {}
+        self._incoming: list[_Stream] = []
+        self._gone: list[_Stream] = []
+        self._streams: dict[int, tuple[_Stream, int]] = {}  # engine's id → who asked, and which of their requests it is
         self._stopping = False
         self._open = 0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    async def stream(self, request: Request) -> AsyncIterator[Event]:
-        """The events of one request. Leaving the iterator early cancels it: its cache row is free after the next token.
+    async def stream(self, requests: Sequence[Request]) -> AsyncGenerator[tuple[int, Event], None]:
+        """The events of requests that run side by side, each with the request's place in the list, as they come.
 
-        Raises Busy if the queue is full and UserError if the request can never run.
+        Closing the generator early cancels what still runs: its cache rows are free after the next token. Raises Busy if
+        the queue is full, Failed if the server cannot go on and UserError if a request can never run.
         """
-        if self._open >= self.limit or self._stopping:
+        if self._open + len(requests) > self.limit:
             raise Busy
-        stream = _Stream()
-        self._open += 1
-        finished = False
+        stream, left = _Stream(requests), len(requests)
         with self._changed:
-            self._incoming.append((request, stream))
+            if self._stopping:
+                raise Failed("the server is shutting down")
+            self._incoming.append(stream)
             self._changed.notify()
+        self._open += len(requests)
         try:
-            while not finished:
+            while left:
                 item = await stream.queue.get()
-                finished = isinstance(item, Exception) or item.completion is not None
                 if isinstance(item, Exception):
                     raise item
+                left -= item[1].completion is not None
                 yield item
         finally:
-            self._open -= 1
-            if not finished:
+            self._open -= len(requests)
+            if left:
                 with self._changed:
                     self._gone.append(stream)
                     self._changed.notify()
 
     def close(self) -> None:
-        """Ends the thread; running requests end with an error."""
+        """Ends the thread; running requests end with Failed."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -78,32 +86,44 @@ class Worker:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopping or self._incoming or self._gone or self.engine.busy)
-                incoming, gone = list(self._incoming), list(self._gone)
-                self._incoming.clear()
-                self._gone.clear()
-                if self._stopping:
-                    for stream in [*self._streams.values(), *(stream for _, stream in incoming)]:
-                        stream.put(RuntimeError("the server is shutting down"))
-                    return
-            for request, stream in incoming:
-                try:
-                    stream.id = self.engine.submit(request)
-                    self._streams[stream.id] = stream
-                except UserError as error:
-                    stream.put(error)
+                incoming, self._incoming = self._incoming, []
+                gone, self._gone = self._gone, []
+                stopping = self._stopping
+            if stopping:
+                self._fail("the server is shutting down", incoming)
+                return
+            for stream in incoming:
+                self._submit(stream)
             for stream in gone:
-                if stream.id is not None and self._streams.pop(stream.id, None) is not None:
-                    self.engine.cancel(stream.id)
+                for id in stream.ids:
+                    if self._streams.pop(id, None) is not None:
+                        self.engine.cancel(id)
             try:
                 events = self.engine.step()
             except Exception as error:  # one broken step must not leave clients waiting for ever
-                events = []
-                for id, stream in list(self._streams.items()):
-                    self.engine.cancel(id)
-                    stream.put(RuntimeError(f"the engine failed: {error}"))
-                self._streams.clear()
+                logging.getLogger(__name__).exception("the engine failed")
+                self._fail(f"the engine failed: {error}")
+                continue
             for event in events:
                 if (known := self._streams.get(event.id)) is not None:
-                    known.put(event)
+                    stream, index = known
+                    stream.put((index, event))
                     if event.completion is not None:
                         del self._streams[event.id]
+
+    def _submit(self, stream: _Stream) -> None:
+        try:
+            for index, request in enumerate(stream.requests):
+                id = self.engine.submit(request)
+                stream.ids.append(id)
+                self._streams[id] = stream, index
+        except Exception as error:  # whoever asked reads it, and cancels those of its requests that were taken
+            stream.put(error)
+
+    def _fail(self, reason: str, incoming: Sequence[_Stream] = ()) -> None:
+        """Cancels everything, and tells everyone why."""
+        for id in self._streams:
+            self.engine.cancel(id)
+        for stream in {*(stream for stream, _ in self._streams.values()), *incoming}:
+            stream.put(Failed(reason))
+        self._streams.clear()
