@@ -18,7 +18,7 @@ def final_answer(text: str) -> str | None:
     Strict on purpose: a right answer buried in a longer text, or the second of two guesses, is no answer.
     """
     text = text.strip()
-    if len(re.findall(r"^Answer:", text, re.MULTILINE)) != 1 or (match := _FORM.search(text)) is None:
+    if len(re.findall(r"^[ \t]*Answer:", text, re.MULTILINE)) != 1 or (match := _FORM.search(text)) is None:
         return None
     return match[1].strip()
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from ownship.envs.rubric import Rubric
+from ownship.errors import UserError
 from ownship.model.chat import Message
 
 Split = Literal["train", "held_out"]
 _HELD_OUT_SHARE = 8  # one task in eight is never trained on
+_PATIENCE = 1000  # seeds without a task of the split after which it is taken to be empty: (7/8)^1000 is 1e-58
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,18 @@ def split_of(task: Task) -> Split:
 
 
 def tasks(env: Env, split: Split, start: int = 0) -> Iterator[Task]:
-    """The tasks of a split, seed by seed from `start`, without end. Continue a stream by the last task's seed + 1."""
-    seed = start
-    while True:
+    """The tasks of a split, seed by seed from `start`, without end. Continue a stream by the last task's seed + 1.
+
+    Raises UserError if the environment has so few different tasks that none of them is in this split.
+    """
+    misses = 0
+    for seed in itertools.count(start):
         task = env.task(seed)
         if split_of(task) == split:
+            misses = 0
             yield task
-        seed += 1
+        elif (misses := misses + 1) == _PATIENCE:
+            raise UserError(f"{env.name} has no {split} tasks: with these options it has too few different ones")
 
 
 def held_out(env: Env, count: int) -> list[Task]:

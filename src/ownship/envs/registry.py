@@ -21,6 +21,12 @@ def _sums(**options: Any) -> Env:
     return Sums(**options)
 
 
+def _gym(dataset: str, options: dict[str, Any]) -> Env:
+    from ownship.envs.gym import Gym
+
+    return Gym(dataset, options)
+
+
 ENVS: dict[str, tuple[Callable[..., Env], str]] = {
     "sort": (_sort, "sort `low` to `high` numbers below `below`"),
     "sums": (_sums, "add up `low` to `high` numbers from 1 to `largest`; `worked`: share of solutions with steps"),
@@ -39,16 +45,14 @@ def make(spec: str) -> Env:
         if not equals or not key:
             raise UserError(f"env {spec!r}: options are written name=value,name=value, not {item!r}")
         options[key.strip()] = _value(value.strip())
+    if name not in ENVS and not name.startswith("gym/"):
+        raise UserError(f"no environment {name!r}; known: {', '.join(ENVS)} and gym/NAME for the tasks of reasoning-gym")
     try:
-        if name.startswith("gym/"):
-            from ownship.envs.gym import Gym
-
-            return Gym(name.removeprefix("gym/"), options)
-        if name not in ENVS:
-            raise UserError(f"no environment {name!r}; known: {', '.join(ENVS)} and gym/NAME for the tasks of reasoning-gym")
-        return ENVS[name][0](**options)
-    except TypeError as error:
+        env = ENVS[name][0](**options) if name in ENVS else _gym(name.removeprefix("gym/"), options)
+        env.task(0)  # an option of a wrong kind may show only when a task is made
+    except (TypeError, ValueError, LookupError, AssertionError) as error:
         raise UserError(f"env {spec!r}: {error}") from None
+    return env
 
 
 def _value(text: str) -> int | float | bool | str:

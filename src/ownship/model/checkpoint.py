@@ -66,14 +66,14 @@ def read_config(folder: Path) -> LlamaConfig:
     for name, plain in (("hidden_act", "silu"), ("attention_bias", False), ("mlp_bias", False)):
         if raw.get(name, plain) != plain:
             raise UserError(f"{folder}/config.json: {name} {raw[name]!r} is not supported ({plain!r} is)")
-    rope = raw.get("rope_parameters") or {}  # transformers 5 keeps theta and scaling together
-    scaling = raw.get("rope_scaling") or ({k: v for k, v in rope.items() if k != "rope_theta"} if rope else None)
-    if scaling and scaling.get("rope_type", scaling.get("type")) == "default":
-        scaling = None
+    rope = _object(raw, "rope_parameters", folder)  # transformers 5 keeps theta and scaling together
+    scaling = _object(raw, "rope_scaling", folder) or {key: value for key, value in rope.items() if key != "rope_theta"}
+    if scaling.get("rope_type", scaling.get("type", "default")) == "default":
+        scaling = {}
+    eos = raw.get("eos_token_id")
+    if (generation := folder / "generation_config.json").is_file():
+        eos = _json(generation).get("eos_token_id", eos)
     try:
-        eos = raw.get("eos_token_id")
-        if (generation := folder / "generation_config.json").is_file():
-            eos = _json(generation).get("eos_token_id", eos)
         return LlamaConfig(
             vocab_size=raw["vocab_size"],
             hidden_size=raw["hidden_size"],
@@ -81,16 +81,30 @@ def read_config(folder: Path) -> LlamaConfig:
             num_hidden_layers=raw["num_hidden_layers"],
             num_attention_heads=raw["num_attention_heads"],
             num_key_value_heads=raw.get("num_key_value_heads") or raw["num_attention_heads"],
-            head_dim=raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"],
+            head_dim=raw.get("head_dim") or _ratio(raw["hidden_size"], raw["num_attention_heads"]),
             max_position_embeddings=raw.get("max_position_embeddings", 2048),
             rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
             rope_theta=raw.get("rope_theta") or rope.get("rope_theta", 10000.0),
-            rope_scaling=scaling,
+            rope_scaling=scaling or None,
             tie_word_embeddings=raw.get("tie_word_embeddings", False),
             eos_token_ids=() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,),
         )
     except KeyError as missing:
         raise UserError(f"{folder}/config.json: the field {missing} is missing") from None
+    except UserError as error:
+        raise UserError(f"{folder}/config.json: {error}") from None
+
+
+def _ratio(above: Any, below: Any) -> Any:
+    """above // below; `above` itself when they are no numbers, which LlamaConfig refuses by name."""
+    return above // below if type(above) is int and type(below) is int and below else above
+
+
+def _object(raw: dict[str, Any], name: str, folder: Path) -> dict[str, Any]:
+    value = raw.get(name) or {}
+    if not isinstance(value, dict):
+        raise UserError(f"{folder}/config.json: {name} must be an object, not {value!r}")
+    return value
 
 
 def _config_json(model: Llama, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -120,10 +134,12 @@ def _config_json(model: Llama, tokenizer: Tokenizer) -> dict[str, Any]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file (a model folder holds config.json, *.safetensors and tokenizer.json)") from None
-    except ValueError as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: a JSON object is expected, not {type(value).__name__}")
@@ -132,12 +148,17 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _safetensors(folder: Path, sizes: LlamaConfig) -> Iterator[tuple[str, Tensor]]:
     if (folder / _INDEX).is_file():
-        shards = sorted(set(_json(folder / _INDEX).get("weight_map", {}).values()))
+        named = _json(folder / _INDEX).get("weight_map")
+        if not isinstance(named, dict) or not all(isinstance(shard, str) for shard in named.values()):
+            raise UserError(f"{folder / _INDEX}: weight_map must be an object: tensor name → file name")
+        shards = sorted(set(named.values()))
     else:
         shards = ["model.safetensors"]
     for shard in shards:
         path = folder / shard
-        if Path(shard).name != shard or not path.is_file():
+        if Path(shard).name != shard:
+            raise UserError(f"{folder / _INDEX}: {shard!r} does not lie in the model's folder; not read")
+        if not path.is_file():
             raise UserError(f"{path}: no such weights file")
         try:
             with safe_open(path, framework="pt") as file:
@@ -145,7 +166,7 @@ def _safetensors(folder: Path, sizes: LlamaConfig) -> Iterator[tuple[str, Tensor
                     if name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and sizes.tie_word_embeddings):
                         continue
                     yield name.removeprefix("model."), file.get_tensor(name)
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: damaged or cut short ({error})") from None
 
 
@@ -198,14 +219,15 @@ class whole_folder:  # noqa: N801 (used like a function)
         return self.part
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            shutil.rmtree(self.part, ignore_errors=True)
-            return
-        for file in self.part.iterdir():
-            with open(file, "rb") as handle:
-                os.fsync(handle.fileno())
         old = self.target.with_name(f".{self.target.name}.old-{os.getpid()}")
-        if self.target.exists():
-            os.replace(self.target, old)
-        os.replace(self.part, self.target)
+        try:
+            if kind is None:
+                for file in self.part.iterdir():
+                    with open(file, "rb") as handle:
+                        os.fsync(handle.fileno())
+                if self.target.exists():
+                    os.replace(self.target, old)
+                os.replace(self.part, self.target)
+        finally:
+            shutil.rmtree(self.part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

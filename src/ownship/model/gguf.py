@@ -57,10 +57,13 @@ class GGUF:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with open(path, "rb") as file:
-            if file.read(4) != b"GGUF":
-                raise UserError(f"{path}: not a GGUF file (it does not begin with 'GGUF')")
-            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        try:
+            with open(path, "rb") as file:
+                if file.read(4) != b"GGUF":
+                    raise UserError(f"{path}: not a GGUF file (it does not begin with 'GGUF')")
+                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
         self._at = 4
         version = self._scalar("<I", "version")
         if version not in (2, 3):
@@ -101,7 +104,7 @@ class GGUF:
         if kind in _SCALARS:
             return self._scalar(_SCALARS[kind], key)
         if kind != _ARRAY or nested:
-            raise UserError(f"{self.path}: metadata {key!r} has the unknown type {kind}")
+            raise UserError(f"{self.path}: metadata {key!r} has the type {kind}, which is not known here")
         inner, count = self._scalar("<I", key), self._scalar("<Q", key)
         if count > _MAX_ITEMS:
             raise UserError(f"{self.path}: metadata {key!r} claims {count} entries; at most {_MAX_ITEMS} are read")
@@ -116,6 +119,8 @@ class GGUF:
         if dims > 4:
             raise UserError(f"{self.path}: tensor {name!r} claims {dims} dimensions; the file is damaged")
         shape = tuple(self._scalar("<Q", name) for _ in range(dims))[::-1]
+        if not shape or 0 in shape:
+            raise UserError(f"{self.path}: tensor {name!r} claims the shape {list(shape)}; the file is damaged")
         return TensorInfo(name, shape, self._scalar("<I", name), self._scalar("<Q", name))
 
     def load(self, name: str) -> Tensor:
@@ -131,8 +136,8 @@ class GGUF:
         except (ValueError, KeyError):
             raise UserError(f"{self.path}: tensor {name!r} has the unknown quantisation type {info.kind}") from None
         items = math.prod(info.shape)
-        if not info.shape or info.shape[-1] % block:
-            raise UserError(f"{self.path}: tensor {name!r} of shape {info.shape} is not made of {kind.name} blocks of {block}")
+        if info.shape[-1] % block:
+            raise UserError(f"{self.path}: tensor {name!r} of shape {list(info.shape)} is not made of {kind.name} blocks of {block}")
         start, length = self._data + info.offset, items // block * size
         if start + length > len(self._bytes):
             raise UserError(f"{self.path}: the file ends inside tensor {name!r} (truncated download?)")
@@ -154,37 +159,46 @@ def config(file: GGUF) -> LlamaConfig:
     if architecture != "llama":
         raise UserError(f"{file.path}: architecture {architecture!r} is not supported (llama is)")
 
-    def need(key: str) -> Any:
+    def need(key: str, kind: type = int) -> Any:
         if f"llama.{key}" not in meta:
             raise UserError(f"{file.path}: the metadata lacks llama.{key}")
-        return meta[f"llama.{key}"]
+        return _typed(file, f"llama.{key}", None, kind)
 
     if "token_embd.weight" not in file.tensors:
         raise UserError(f"{file.path}: tensor 'token_embd.weight' is missing")
-    heads = need("attention.head_count")
-    head_dim = meta.get("llama.rope.dimension_count") or meta.get("llama.attention.key_length") or need("embedding_length") // heads
-    eos = meta.get("tokenizer.ggml.eos_token_id")
+    hidden, heads = need("embedding_length"), need("attention.head_count")
+    eos = _typed(file, "tokenizer.ggml.eos_token_id", None, int)
     return LlamaConfig(
         vocab_size=file.tensors["token_embd.weight"].shape[0],
-        hidden_size=need("embedding_length"),
+        hidden_size=hidden,
         intermediate_size=need("feed_forward_length"),
         num_hidden_layers=need("block_count"),
         num_attention_heads=heads,
-        num_key_value_heads=meta.get("llama.attention.head_count_kv", heads),
-        head_dim=head_dim,
+        num_key_value_heads=_typed(file, "llama.attention.head_count_kv", heads, int),
+        head_dim=_typed(file, "llama.rope.dimension_count", None, int)
+        or _typed(file, "llama.attention.key_length", None, int) or hidden // max(heads, 1),
         max_position_embeddings=need("context_length"),
-        rms_norm_eps=float(np.float32(need("attention.layer_norm_rms_epsilon")).astype(str)),
-        rope_theta=meta.get("llama.rope.freq_base", 10000.0),
+        # The file has float32: 1e-5 is what 9.999999747378752e-06 was.
+        rms_norm_eps=float(str(np.float32(need("attention.layer_norm_rms_epsilon", float)))),
+        rope_theta=_typed(file, "llama.rope.freq_base", 10000.0, float),
         rope_scaling=_rope_scaling(file),
         tie_word_embeddings="output.weight" not in file.tensors,
         eos_token_ids=() if eos is None else (eos,),
     )
 
 
+def _typed(file: GGUF, key: str, default: Any, kind: type) -> Any:
+    """A metadata value; raises UserError if it is there but not of this kind."""
+    value = file.meta.get(key, default)
+    if value is not default and type(value) is not kind:
+        raise UserError(f"{file.path}: metadata {key!r} must be of type {kind.__name__}, not {type(value).__name__}")
+    return value
+
+
 def _rope_scaling(file: GGUF) -> dict[str, Any] | None:
     kind = file.meta.get("llama.rope.scaling.type", "none")
     if kind == "linear":
-        return {"rope_type": "linear", "factor": file.meta.get("llama.rope.scaling.factor", 1.0)}
+        return {"rope_type": "linear", "factor": _typed(file, "llama.rope.scaling.factor", 1.0, float)}
     if kind != "none":
         raise UserError(f"{file.path}: llama.rope.scaling.type {kind!r} is not supported (none and linear are)")
     if "rope_freqs.weight" not in file.tensors:
@@ -206,13 +220,11 @@ def weights(file: GGUF, sizes: LlamaConfig) -> Iterator[tuple[str, Tensor]]:
         if len(part) != 4 or part[0] != "blk" or part[2] not in _NAMES or part[3] != "weight":
             raise UserError(f"{file.path}: tensor {name!r} is not part of a Llama network")
         tensor = file.load(name)
-        if part[2] in ("attn_q", "attn_k"):
+        if part[2] in ("attn_q", "attn_k") and tensor.dim() == 2 and tensor.shape[0] % sizes.head_dim == 0:
             tensor = _half_split(tensor, sizes.head_dim)
         yield f"layers.{part[1]}.{_NAMES[part[2]]}.weight", tensor
 
 
 def _half_split(weight: Tensor, head_dim: int) -> Tensor:
     """GGUF keeps the two members of a rotary pair side by side, Hugging Face half a head apart: [heads·E, D] reordered."""
-    if weight.shape[0] % head_dim:
-        return weight  # the shape check that follows names the tensor
     return weight.view(-1, head_dim // 2, 2, weight.shape[1]).transpose(1, 2).reshape(weight.shape)

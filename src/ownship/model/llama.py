@@ -11,7 +11,7 @@ Shapes: N tokens, D hidden size, H query heads, K key/value heads, E head size, 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -43,13 +43,15 @@ class LlamaConfig:
     rope_theta: float = 10000.0
     rope_scaling: dict[str, Any] | None = None  # None, {"rope_type": "linear", …} or {"rope_type": "llama3", …}
     tie_word_embeddings: bool = False
-    eos_token_ids: tuple[int, ...] = field(default=())
+    eos_token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-                     "num_key_value_heads", "head_dim", "max_position_embeddings"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise UserError(f"config: {name} must be a positive whole number, not {getattr(self, name)!r}")
+        for names, most in ((("vocab_size", "hidden_size", "intermediate_size", "max_position_embeddings"), 1 << 24),
+                            (("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"), 1 << 12)):
+            for name in names:
+                value = getattr(self, name)
+                if type(value) is not int or not 1 <= value <= most:  # a damaged file must not make us build for ever
+                    raise UserError(f"config: {name} must be a whole number from 1 to {most}, not {value!r}")
         if self.num_attention_heads % self.num_key_value_heads:
             raise UserError(
                 f"config: num_attention_heads ({self.num_attention_heads}) must be a multiple of "
@@ -57,6 +59,13 @@ class LlamaConfig:
             )
         if self.head_dim % 2:
             raise UserError(f"config: head_dim must be even for rotary positions, not {self.head_dim}")
+        _positive("rms_norm_eps", self.rms_norm_eps)
+        _positive("rope_theta", self.rope_theta)
+        if type(self.tie_word_embeddings) is not bool:
+            raise UserError(f"config: tie_word_embeddings must be true or false, not {self.tie_word_embeddings!r}")
+        if any(type(id) is not int for id in self.eos_token_ids):
+            raise UserError(f"config: eos_token_id must be a token id or a list of them, not {list(self.eos_token_ids)!r}")
+        rope_frequencies(self)  # refuses a scaling that is unknown or incomplete
 
     @property
     def parameters(self) -> int:
@@ -66,6 +75,12 @@ class LlamaConfig:
         layer = attention + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
         return embeddings + self.num_hidden_layers * layer + self.hidden_size
+
+
+def _positive(name: str, value: Any) -> Any:
+    if type(value) not in (int, float) or not 0 < value < 1e30:
+        raise UserError(f"config: {name} must be a positive number, not {value!r}")
+    return value
 
 
 def rope_frequencies(config: LlamaConfig) -> Tensor:
@@ -82,18 +97,23 @@ def rope_frequencies(config: LlamaConfig) -> Tensor:
     kind = scaling.get("rope_type", scaling.get("type"))
     if kind in (None, "default"):
         return frequencies
-    try:
-        if kind == "linear":
-            return frequencies / scaling["factor"]
-        if kind == "llama3":
-            factor, low, high = scaling["factor"], scaling["low_freq_factor"], scaling["high_freq_factor"]
-            context = scaling["original_max_position_embeddings"]
-            wavelength = 2 * math.pi / frequencies
-            blend = ((context / wavelength - low) / (high - low)).clamp(0, 1)  # 0: slowed by factor, 1: kept
-            return (1 - blend) * frequencies / factor + blend * frequencies
-    except KeyError as missing:
-        raise UserError(f"config: rope_scaling of type {kind!r} lacks the field {missing}") from None
-    raise UserError(f"config: rope_scaling type {kind!r} is not supported (known: linear, llama3)")
+    if kind not in ("linear", "llama3"):
+        raise UserError(f"config: rope_scaling type {kind!r} is not supported (known: linear, llama3)")
+
+    def need(name: str) -> Any:
+        if name not in scaling:
+            raise UserError(f"config: rope_scaling of type {kind!r} lacks the field {name!r}")
+        return _positive(f"rope_scaling.{name}", scaling[name])
+
+    if kind == "linear":
+        return frequencies / need("factor")
+    factor, low, high = need("factor"), need("low_freq_factor"), need("high_freq_factor")
+    context = need("original_max_position_embeddings")
+    if low >= high:
+        raise UserError(f"config: rope_scaling.low_freq_factor ({low}) must be below high_freq_factor ({high})")
+    wavelength = 2 * math.pi / frequencies
+    blend = ((context / wavelength - low) / (high - low)).clamp(0, 1)  # 0: slowed by factor, 1: kept
+    return (1 - blend) * frequencies / factor + blend * frequencies
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -171,7 +191,7 @@ class Llama(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
-        self._angles: Tensor | None = None  # [positions, E] float32, made on first use: never a saved weight
+        self._frequencies: Tensor | None = None  # [E/2], made on first use: never a saved weight
         self._wide_head: tuple[int, Tensor] | None = None
 
     @property
@@ -180,11 +200,10 @@ class Llama(nn.Module):
 
     def rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin of the rotary angles: positions [N] → two tensors [N, 1, E] in the network's dtype."""
-        if self._angles is None:
-            steps = torch.arange(self.config.max_position_embeddings, dtype=torch.float32)
-            angles = torch.outer(steps, rope_frequencies(self.config))
-            self._angles = torch.cat((angles, angles), dim=-1).to(self.embed_tokens.weight.device)
-        angles = self._angles[positions].unsqueeze(1)
+        if self._frequencies is None:
+            self._frequencies = rope_frequencies(self.config).to(self.embed_tokens.weight.device)
+        angles = torch.outer(positions.float(), self._frequencies)  # [N, E/2]
+        angles = torch.cat((angles, angles), dim=-1).unsqueeze(1)
         return angles.cos().to(self.dtype), angles.sin().to(self.dtype)
 
     def wide_head(self) -> Tensor:

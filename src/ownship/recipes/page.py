@@ -91,7 +91,8 @@ h2 {{ font-size: 1rem; margin: 0; }} .key {{ margin: 2px 0 12px; font-size: .9re
 code, .row p {{ font: .88rem/1.45 ui-monospace, monospace; }}
 .row {{ display: grid; grid-template-columns: repeat(3, 1fr); gap: 12px; }}
 .row div {{ border-left: 3px solid var(--line); padding-left: 10px; min-width: 0; }}
-.row b {{ font-size: .8rem; font-weight: 600; color: var(--quiet); }} .row p {{ margin: 2px 0 0; overflow-wrap: anywhere; white-space: pre-line; }}
+.row b {{ font-size: .8rem; font-weight: 600; color: var(--quiet); }} 
+.row p {{ margin: 2px 0 0; overflow-wrap: anywhere; white-space: pre-line; }}
 .row .right {{ border-color: var(--good); }} .row .right b::after {{ content: "  ✓"; color: var(--good); }}
 .row .wrong {{ border-color: var(--bad); }} .row .wrong b::after {{ content: "  ✗"; color: var(--bad); }}
 @media (max-width: 680px) {{ .row {{ grid-template-columns: 1fr; }} .figure {{ padding: 12px; }}

@@ -9,14 +9,14 @@ import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Coroutine
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import uvicorn
 from fastapi import FastAPI
 from fastapi import Request as HTTPRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -45,14 +45,23 @@ class _Strict(BaseModel):
         return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
 
 
+def _whole_characters(text: str) -> str:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("half of a surrogate pair is not text")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole_characters)]
+
+
 class TextPart(_Strict):
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class ChatMessage(_Strict):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: Text | list[TextPart]
     name: str | None = None
 
     def plain(self) -> ChatTurn:
@@ -97,12 +106,12 @@ def create(engine: Engine, name: str, max_waiting: int = 256) -> FastAPI:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             return _error(400, f"the body is not valid JSON: {first['ctx']['error']}")
-        # the first part is "body"; "str" and "list[…]" are pydantic's names for the branches of a union
-        place = ".".join(str(part) for part in first["loc"][1:] if part != "str" and not str(part).startswith("list["))
-        if not place:
+        parts = [str(part) for part in first["loc"][1:]]  # the first one is "body"
+        if not parts:
             return _error(400, "the body must be a JSON object, sent with Content-Type: application/json")
         if first["type"] == "extra_forbidden":
-            return _error(400, f"unknown parameter: {place}", param=place, code="unknown_parameter")
+            return _error(400, f"unknown parameter: {'.'.join(parts)}", param=".".join(parts), code="unknown_parameter")
+        place = ".".join(part for part in parts if part != "str" and "[" not in part)  # less pydantic's names for a union's branches
         return _error(400, f"{place}: {first['msg']}", param=place)
 
     @app.exception_handler(HTTPException)

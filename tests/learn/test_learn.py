@@ -1,0 +1,217 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_model
+
+from ownship.engine.engine import Engine
+from ownship.engine.request import Request, Sampling
+from ownship.envs.env import Task, tasks
+from ownship.envs.rubric import Score
+from ownship.envs.sums import Sums
+from ownship.errors import UserError
+from ownship.learn import rollout
+from ownship.learn.advantage import centered, leave_one_out, max_rl, normalized
+from ownship.learn.curriculum import Curriculum
+from ownship.learn.doctor import diagnose
+from ownship.learn.learner import Learner, Optim
+from ownship.learn.loss import PolicyGradient, imitation
+from ownship.learn.pack import pack
+from ownship.learn.rollout import Rollout
+from ownship.learn.run import Run
+from ownship.learn.sample import Sample, supervised
+from ownship.model.chat import Chat, Message
+from ownship.recipes.sft import read_chats
+
+
+def test_advantages_by_hand() -> None:
+    rewards_G = np.array([1.0, 0.0, 0.0, 0.0])
+    assert centered(rewards_G).tolist() == [0.75, -0.25, -0.25, -0.25]
+    assert leave_one_out(rewards_G) == pytest.approx([1.0, -1 / 3, -1 / 3, -1 / 3])
+    assert max_rl(rewards_G).tolist() == [3.0, -1.0, -1.0, -1.0]
+    assert normalized(rewards_G) == pytest.approx(np.array([0.75, -0.25, -0.25, -0.25]) / (0.5 + 1e-4))
+    assert max_rl(np.zeros(3)).tolist() == [0.0, 0.0, 0.0]
+
+
+def one_token(logprob: float, sampled: float, advantage: float) -> float:
+    sample = Sample([1, 2], 1, [0.0, 1.0], [0.0, sampled], [0.0, advantage])
+    return float(PolicyGradient()(torch.tensor([logprob]), pack([sample], 10)[0]))
+
+
+def test_policy_gradient_by_hand() -> None:
+    assert one_token(-1.0, -1.0, 2.0) == pytest.approx(-2.0)  # ratio 1
+    assert one_token(0.0, -1.0, 2.0) == pytest.approx(-2.56)  # clipped at 1.28
+    assert one_token(-2.0, -1.0, 2.0) == pytest.approx(-2 * np.exp(-1))  # below: not clipped for A > 0
+    assert one_token(-2.0, -1.0, -1.0) == pytest.approx(0.8)  # clipped at 0.8 for A < 0
+    assert one_token(0.0, -1.0, -1.0) == pytest.approx(np.exp(1), rel=1e-6)
+    assert one_token(1.0, -4.0, -1.0) == pytest.approx(3.0)  # dual clip
+
+
+def test_pack_reads_a_shared_prompt_once() -> None:
+    group = [Sample([5, 6, 7, *tail], 3, [0.0] * 3 + [1.0] * len(tail), [0.0] * (3 + len(tail)), [0.0] * (3 + len(tail)))
+             for tail in ([1], [2, 3], [4, 5, 6])]
+    (only,) = pack(group, 100)
+    assert len(only.tokens) == 3 + 6
+    assert only.targets.tolist() == [4, 5, 6, 2, 3, 1]
+    assert only.source.tolist() == [2, 3, 4, 2, 6, 2]  # each first token is predicted from the prompt's last
+    assert only.positions.tolist() == [0, 1, 2, 3, 4, 5, 3, 4, 3]
+    assert pack([Sample([1, 2], 2, [0.0] * 2, [0.0] * 2, [0.0] * 2)], 10) == []  # nothing to train
+
+
+def test_samples_of_different_prompts_do_not_see_each_other() -> None:
+    model, _ = tiny_model()
+    samples = [supervised([1, 2, 3, 4], [False, False, True, True]), supervised([9, 8, 7], [False, True, True])]
+    (both,) = pack(samples, 100)
+    alone = [pack([sample], 100)[0] for sample in samples]
+    with torch.no_grad():
+        together = model(both.tokens, both.positions, both.attention)[both.source]
+        apart = torch.cat([model(one.tokens, one.positions, one.attention)[one.source] for one in alone])
+    assert torch.allclose(together, apart, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sampler_and_learner_agree(dtype: torch.dtype) -> None:
+    """The engine's log-probabilities are the learner's, alone and among 64 requests of unequal lengths."""
+    model, tokenizer = tiny_model()
+    model = model.to(dtype)
+    draw = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(256, (int(size),), generator=draw).tolist() for size in torch.randint(3, 60, (64,), generator=draw)]
+    for chosen in (prompts[:1], prompts):
+        engine = Engine(model, tokenizer)
+        completions = engine.generate([Request(prompt, Sampling(max_tokens=30, seed=i)) for i, prompt in enumerate(chosen)])
+        samples = []
+        for prompt, completion in zip(chosen, completions, strict=True):
+            zeros, drawn = [0.0] * len(prompt), len(completion.tokens)
+            samples.append(Sample(prompt + completion.tokens, len(prompt), zeros + [1.0] * drawn, zeros + completion.logprobs,
+                                  zeros + [1.0] * drawn))
+        measured = Learner(model, Optim(lr=0.0)).update(samples, PolicyGradient())
+        assert measured["mismatch"] <= (1e-5 if dtype == torch.float32 else 0.02)
+
+
+def test_learner_fits_and_the_engine_sees_it() -> None:
+    model, tokenizer = tiny_model()
+    model = model.bfloat16()
+    engine, chat = Engine(model, tokenizer), Chat(tokenizer)
+    before = engine.fingerprint
+    lesson: list[Message] = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+    learner = Learner(model, Optim(lr=1e-2, warmup=1))
+    losses = [learner.update([supervised(*chat.render(lesson))], imitation)["loss"] for _ in range(30)]
+    assert losses[-1] < 0.05 < losses[0]
+    assert engine.weights_changed() != before
+    reply = engine.generate([Request(chat.prompt(lesson[:1]), Sampling(temperature=0, max_tokens=9))])[0]
+    assert (reply.text, reply.finish) == ("ho", "stop")
+
+
+def test_an_interrupted_update_leaves_the_weights() -> None:
+    model, _ = tiny_model()
+    learner = Learner(model, Optim(lr=1e-2))
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+
+    def tick(tokens: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learner.update([supervised([1, 2, 3], [False, True, True])], imitation, tick)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+class Echo(Sums):
+    """Two turns: after the first reply the environment asks once more."""
+
+    def reply(self, task: Task, messages: list[Message]) -> list[Message]:  # type: ignore[override]
+        return [{"role": "user", "content": "Sure?"}] if len(messages) == 2 else []
+
+
+def test_several_turns_train_on_the_tokens_that_were_drawn() -> None:
+    model, tokenizer = tiny_model()
+    engine = Engine(model, tokenizer)
+    env = Echo(2, 2, 3)
+    stream = tasks(env, "train")
+    played = rollout.play(engine, env, [next(stream) for _ in range(6)], Sampling(max_tokens=12), seed="x")
+    turns = {len(item.messages) for item in played}
+    assert turns <= {2, 4}
+    chat = Chat(tokenizer)
+    for item in played:
+        assert len(item.tokens) == len(item.drawn) == len(item.logprobs)
+        if item.finish == "stop" and len(item.messages) == 4 and "\ufffd" not in str(item.messages):
+            ids, mask = chat.render(item.messages)
+            assert ids[: len(item.tokens)] == item.tokens
+            assert mask[: len(item.tokens)] == item.drawn
+    assert rollout.play(engine, env, [item.task for item in played], Sampling(max_tokens=12), seed="x") == played
+
+
+def graded(reward: float, finish: str = "stop") -> Rollout:
+    task = Task("sums", 0, ({"role": "user", "content": "?"},), "1", "1")
+    return Rollout(task, [], [1, 2, 3], 2, [False, False, True], [0.0, 0.0, -1.0], finish=finish, score=Score(reward, {}))  # type: ignore[arg-type]
+
+
+def test_flat_groups_and_truncated_replies_give_no_samples() -> None:
+    assert rollout.samples([graded(1.0), graded(1.0)], centered, 0) == []
+    made = rollout.samples([graded(1.0), graded(0.0), graded(0.0, "length")], centered, 7)
+    assert [sample.advantages[-1] for sample in made] == pytest.approx([2 / 3, -1 / 3])
+    assert {sample.version for sample in made} == {7}
+
+
+def test_curriculum_prefers_what_is_sometimes_solved() -> None:
+    env = Sums(4, 7)
+    curriculum = Curriculum({"4": 1.0, "5": 0.5, "6": 0.0})
+    chosen = curriculum.choose(tasks(env, "train"), "seed")
+    levels = [next(chosen).level for _ in range(400)]
+    assert levels.count(5) > 5 * levels.count(4) > 0
+    assert levels.count(5) > 5 * levels.count(6) > 0
+    assert levels.count(7) > 100  # not known yet
+    curriculum.learn(env.task(0), [True, False])
+    assert Curriculum(json.loads(json.dumps(curriculum.rates))).rates == curriculum.rates
+
+
+HEALTHY = {"flat_groups": 0.2, "solve_rate": 0.5, "truncated": 0.0, "stopped": 1.0, "mismatch": 0.01, "entropy": 0.5,
+           "weights_changed": 1.0, "trained_tokens": 9.0}
+
+
+@pytest.mark.parametrize(("ill", "word"), [
+    ({"flat_groups": 1.0}, "flat"), ({"flat_groups": 0.9}, "flat"), ({"truncated": 0.9}, "max_tokens"), ({"stopped": 0.0}, "stop token"),
+    ({"mismatch": 0.5}, "disagree"), ({"entropy": 0.01}, "entropy"), ({"weights_changed": 0.0}, "did not change")])
+def test_doctor(ill: dict[str, float], word: str) -> None:
+    assert diagnose(HEALTHY, [HEALTHY] * 3) == []
+    (warning,) = diagnose({**HEALTHY, **ill}, [HEALTHY] * 3)
+    assert word in warning
+
+
+def test_run_keeps_the_last_whole_checkpoint(tmp_path: Path) -> None:
+    learner = Learner(tiny_model()[0], Optim(lr=1e-2))
+    run = Run(tmp_path / "run", {"a": 1})
+    for _ in range(3):
+        learner.update([supervised([1, 2, 3], [False, True, True])], imitation)
+        run.log("metrics", loss=1.0)
+        run.finish_step()
+        run.save(learner)
+    run.log("metrics", loss=2.0)  # a step that was never saved
+    (tmp_path / "run" / "checkpoints" / ".000009.part-1").mkdir()  # a save that was never finished
+    with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 5, "lo')
+    again = Run(tmp_path / "run", {"a": 1})
+    assert again.step == 3
+    assert [line["step"] for line in again.read("metrics")] == [1, 2, 3]
+    fresh = Learner(tiny_model(seed=5)[0], Optim(lr=1e-2))
+    again.restore(fresh)
+    first, second = (x.update([supervised([3, 2, 1], [False, True, True])], imitation) for x in (learner, fresh))
+    assert first == second
+    assert all(torch.equal(a, b) for a, b in zip(learner.model.parameters(), fresh.model.parameters(), strict=True))
+
+
+def test_run_refuses_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_text("x")
+    with pytest.raises(UserError, match="not empty and not a run"):
+        Run(tmp_path, {})
+
+
+@pytest.mark.parametrize(("line", "word"), [
+    ("{", "line 2"), ('{"messages": [{"role": "user", "content": "x"}]}', "no assistant turn"), ('{"text": "x"}', "messages"),
+    ('{"messages": [{"role": "assistant", "content": 3}]}', "not text"), ("[]", "line 2")])
+def test_bad_chat_lines_are_named(line: str, word: str, tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    path.write_text('{"messages": [{"role": "assistant", "content": "x"}]}\n' + line + "\n")
+    with pytest.raises(UserError, match=word):
+        read_chats(path)

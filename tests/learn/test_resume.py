@@ -1,0 +1,82 @@
+"""A run that is killed and started again is the run that was never killed."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+RL = ["--env", "sums:low=2,high=2,largest=3", "--steps", "8", "--tasks", "4", "--group", "4", "--max-tokens", "16",
+      "--dtype", "float32", "--optim.lr", "1e-3", "--save-every", "2"]
+SFT = ["--env", "sums:low=2,high=2,largest=3", "--steps", "12", "--batch", "8", "--dtype", "float32", "--save-every", "3"]
+
+
+def start(verb: str, model: Path, out: Path, flags: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "ownship", verb, "--model", str(model), "--out", str(out), *flags]
+    return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def finish(process: subprocess.Popen[bytes]) -> None:
+    error = process.communicate()[1]
+    assert process.returncode == 0, error.decode()
+
+
+def lines(folder: Path, name: str = "metrics.jsonl") -> list[str]:
+    path = folder / name
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.mark.parametrize(("verb", "flags"), [("rl", RL), ("sft", SFT)])
+def test_sigkill_then_resume_gives_the_same_metrics(verb: str, flags: list[str], pupil: Path, tmp_path: Path,
+                                                    one_thread: dict[str, str]) -> None:
+    finish(start(verb, pupil, tmp_path / "calm", flags, one_thread))
+    calm = lines(tmp_path / "calm")
+    steps = int(flags[flags.index("--steps") + 1])
+    assert [json.loads(line)["step"] for line in calm] == list(range(1, steps + 1))
+    assert any(json.loads(line)["trained_tokens"] > 0 for line in calm)
+    draw = random.Random(verb)
+    kills = 0
+    for step in sorted(draw.sample(range(1, steps), 2)):
+        process = start(verb, pupil, tmp_path / "killed", flags, one_thread)
+        while len(lines(tmp_path / "killed")) < step and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(draw.random() * 0.02)
+        kills += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert kills
+    finish(start(verb, pupil, tmp_path / "killed", flags, one_thread))
+    assert lines(tmp_path / "killed") == calm
+    assert lines(tmp_path / "killed", "rollouts.jsonl") == lines(tmp_path / "calm", "rollouts.jsonl")
+    weights = [tmp_path / run / "model" / "model.safetensors" for run in ("calm", "killed")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(pupil: Path, tmp_path: Path, one_thread: dict[str, str]) -> None:
+    flags = [*RL, "--steps", "100000"]
+    process = start("rl", pupil, tmp_path / "run", flags, one_thread)
+    while len(lines(tmp_path / "run")) < 3:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 130
+    assert "Traceback" not in error
+    assert "the same command goes on" in error
+    done = len(lines(tmp_path / "run"))
+    again = start("rl", pupil, tmp_path / "run", [*RL, "--steps", str(done + 1)], one_thread)
+    finish(again)
+    assert len(lines(tmp_path / "run")) == done + 1  # nothing was made twice
+
+
+def test_another_run_in_the_same_place_is_refused(pupil: Path, tmp_path: Path, one_thread: dict[str, str]) -> None:
+    finish(start("sft", pupil, tmp_path / "run", [*SFT, "--steps", "1"], one_thread))
+    other = start("sft", pupil, tmp_path / "run", [*SFT, "--batch", "4"], one_thread)
+    error = other.communicate()[1].decode()
+    assert other.returncode == 2
+    assert "batch=8" in error
+    assert "Traceback" not in error
