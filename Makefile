@@ -5,7 +5,7 @@ PYTHON ?= python3
 PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet install
 export OWNSHIP_STARTED := $(shell date +%s)
 
-.PHONY: demo test setup check clean
+.PHONY: demo test setup check bench-decode clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -35,6 +35,9 @@ setup: .venv/ready
 	@echo "setting up the tools for tests ..."
 	@$(PIP) -c constraints.txt -e '.[dev]'
 	@touch $@
+
+bench-decode: .venv/ready-dev
+	@.venv/bin/python bench/decode.py
 
 clean:
 	rm -rf .venv

@@ -7,6 +7,7 @@ from transformers import LlamaForCausalLM
 
 from ownship.learn.learner import Learner, Optim
 from ownship.learn.loss import PolicyGradient, imitation
+from ownship.learn.pack import pack
 from ownship.learn.sample import Sample
 from ownship.model.llama import Llama, LlamaConfig
 
@@ -69,24 +70,40 @@ def test_gradients_equal_transformers(kind: str) -> None:
         assert (parameter.grad - expected[name]).abs().max() <= 1e-4 * scale, name
 
 
-@pytest.mark.parametrize("micro_tokens", [10, 16, 25, 40])
+@pytest.mark.parametrize("micro_tokens", [10, 16, 20, 40])
 def test_update_does_not_depend_on_the_split(micro_tokens: int) -> None:
     whole, split = twins()[0], twins()[0]
     first = Learner(whole, Optim(lr=1e-3), micro_tokens=10_000).update(group(), PolicyGradient())
     second = Learner(split, Optim(lr=1e-3), micro_tokens=micro_tokens).update(group(), PolicyGradient())
-    assert second["stream_tokens"] > first["stream_tokens"]  # the prompt was read more than once: it really was split
+    assert second["stream_tokens"] > first["stream_tokens"]  # a prompt was read more than once: its group was split
     assert second["loss"] == pytest.approx(first["loss"], rel=1e-5)
     assert second["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-5)
 
 
+def even_groups() -> list[Sample]:
+    """Four prompts of 6 tokens with four completions of 5 each: four streams of 6 + 4 · 5 tokens."""
+    draw = torch.Generator().manual_seed(4)
+    samples = []
+    for _ in range(4):
+        prompt = torch.randint(300, (6,), generator=draw).tolist()
+        for _ in range(4):
+            tail = torch.randint(300, (5,), generator=draw).tolist()
+            logprobs = [0.0] * 6 + (-6 + 3 * torch.randn(5, generator=draw)).tolist()
+            advantage = float(torch.randn((), generator=draw))
+            samples.append(Sample(prompt + tail, 6, [0.0] * 6 + [1.0] * 5, logprobs, [0.0] * 6 + [advantage] * 5))
+    return samples
+
+
 def test_one_batch_of_16_equals_four_of_4() -> None:
-    samples = [*group(1), *group(2), *group(3)[:2]]
-    assert len(samples) == 16
+    """In float32 sums in another order differ in the last digits, so gradients agree relative to their largest entry."""
+    samples = even_groups()
+    assert [int(part.sample.max()) + 1 for part in pack(samples, 26)] == [4, 4, 4, 4]
+    assert [int(part.sample.max()) + 1 for part in pack(samples, 10_000)] == [16]
     whole, split = twins()[0], twins()[0]
-    reference = Learner(whole, Optim(lr=0.0, max_grad_norm=1e9), micro_tokens=10_000)
-    reference.update(samples, PolicyGradient())
-    parts = Learner(split, Optim(lr=0.0, max_grad_norm=1e9), micro_tokens=26)
-    parts.update(samples, PolicyGradient())
+    Learner(whole, Optim(lr=0.0, max_grad_norm=1e9), micro_tokens=10_000).update(samples, PolicyGradient())
+    passes: list[int] = []
+    Learner(split, Optim(lr=0.0, max_grad_norm=1e9), micro_tokens=26).update(samples, PolicyGradient(), tick=passes.append)
+    assert passes == [26, 26, 26, 26]
     for (name, one), (_, four) in zip(whole.named_parameters(), split.named_parameters(), strict=True):
         assert one.grad is not None and four.grad is not None
-        assert torch.allclose(one.grad, four.grad, rtol=1e-5, atol=1e-7), name
+        assert (one.grad - four.grad).abs().max() <= 1e-5 * one.grad.abs().max(), name

@@ -13,7 +13,9 @@ import uvicorn
 from openai import OpenAI
 
 from ownship.engine.engine import Engine
+from ownship.engine.request import Event
 from ownship.serve import app
+from ownship.serve.worker import Worker
 
 NAME = "tiny"
 CONTEXT = 640
@@ -21,10 +23,11 @@ CONTEXT = 640
 
 @dataclass(frozen=True)
 class Server:
-    """A running server, the engine inside it, and OpenAI's client for it."""
+    """A running server, what is inside it, and OpenAI's client for it."""
 
     url: str
     engine: Engine
+    worker: Worker
     client: OpenAI
 
 
@@ -41,7 +44,7 @@ def running(engine: Engine, max_waiting: int) -> Iterator[Server]:
         time.sleep(0.01)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as client:
-        yield Server(url, engine, client)
+        yield Server(url, engine, face.state.worker, client)
     face.state.worker.close()
     server.should_exit = True
     thread.join()
@@ -53,3 +56,20 @@ def eventually(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it never came to be"
         time.sleep(0.005)
+
+
+@contextmanager
+def held(engine: Engine) -> Iterator[threading.Semaphore]:
+    """Every step of the engine takes one permit, of which there are none: a test says how far the engine gets."""
+    permits, step = threading.Semaphore(0), engine.step
+
+    def permitted() -> list[Event]:
+        permits.acquire()
+        return step()
+
+    engine.step = permitted  # type: ignore[method-assign]
+    try:
+        yield permits
+    finally:
+        del engine.step  # type: ignore[method-assign]
+        permits.release(1 << 20)

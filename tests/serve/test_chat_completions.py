@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import threading
 from collections import defaultdict
@@ -12,10 +13,13 @@ import httpx
 import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
-from serving import CONTEXT, NAME, Server, eventually
+from serving import CONTEXT, NAME, Server, eventually, held, running
 
+from ownship.engine.engine import Engine
 from ownship.engine.request import Request, Sampling
 from ownship.model.chat import Chat
+from ownship.model.llama import Llama
+from ownship.model.tokenizer import Tokenizer
 
 HELLO = [{"role": "user", "content": "Hello!"}]
 
@@ -40,11 +44,20 @@ def said(chunks: list[ChatCompletionChunk]) -> dict[int, str]:
     return texts
 
 
-def long(server: Server) -> openai.Stream[ChatCompletionChunk]:
-    """A stream that goes on for hundreds of tokens, of which the first chunk has been read."""
-    chunks = server.client.chat.completions.create(model=NAME, messages=HELLO, stream=True, seed=1, max_tokens=CONTEXT - 100)
+def open_stream(server: Server, **options: Any) -> openai.Stream[ChatCompletionChunk]:
+    """A stream that would go on for hundreds of tokens, of which the first chunk has been read."""
+    options = {"max_tokens": CONTEXT - 100} | options
+    chunks = server.client.chat.completions.create(model=NAME, messages=HELLO, stream=True, **options)
     next(chunks)
     return chunks
+
+
+def open_request(server: Server, **options: Any) -> http.client.HTTPConnection:
+    """A request that has been sent, and whose answer nobody has read yet."""
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=120)
+    body = json.dumps({"model": NAME, "messages": HELLO, "max_tokens": CONTEXT - 100, **options})
+    connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
+    return connection
 
 
 def post(server: Server, body: Any = None, **options: Any) -> httpx.Response:
@@ -306,26 +319,25 @@ def test_64_streams_are_not_mixed_up(server: Server) -> None:
 
 
 def test_full_queue(narrow: Server) -> None:
-    first = long(narrow)
-    waiting = threading.Thread(target=lambda: ask(narrow, max_tokens=2))
-    waiting.start()
-    eventually(lambda: narrow.engine._waiting)
-    with pytest.raises(openai.RateLimitError) as error:
-        ask(narrow)
-    assert error.value.code == "queue_full"
-    assert error.value.type == "rate_limit_error"
-    assert int(error.value.response.headers["Retry-After"]) >= 1
-    first.close()
-    waiting.join()
+    with held(narrow.engine):
+        connections = [open_request(narrow, max_tokens=2) for _ in range(2)]  # one runs, one waits
+        eventually(lambda: narrow.worker._open == 2)
+        with pytest.raises(openai.RateLimitError) as error:
+            ask(narrow)
+        assert (error.value.code, error.value.type) == ("queue_full", "rate_limit_error")
+        assert int(error.value.response.headers["Retry-After"]) >= 1
+        with pytest.raises(openai.RateLimitError):
+            stream(narrow)
+    assert [connection.getresponse().status for connection in connections] == [200, 200]
     assert ask(narrow).choices[0].finish_reason == "length"  # there is room again
 
 
 def test_health_while_decoding(server: Server) -> None:
-    chunks = long(server)
-    for _ in range(3):
-        assert httpx.get(f"{server.url}/health").json() == {"status": "ok"}
-    assert server.engine.busy  # the answers did not wait for the stream
-    chunks.close()
+    with held(server.engine) as permits:
+        permits.release()
+        chunks = open_stream(server)
+        assert httpx.get(f"{server.url}/health").json() == {"status": "ok"}  # though a step is under way
+        chunks.close()
     eventually(lambda: not server.engine.busy)
 
 
@@ -334,47 +346,56 @@ def test_health_while_decoding(server: Server) -> None:
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_leaving_a_stream_frees_the_slot(server: Server, n: int) -> None:
-    chunks = server.client.chat.completions.create(model=NAME, messages=HELLO, stream=True, n=n, max_tokens=CONTEXT - 100)
-    for _ in range(n + 2):
-        next(chunks)
-    assert len(server.engine._running) == n
-    requests = list(server.engine._running)
-    chunks.close()
-    eventually(lambda: not server.engine._running)
-    assert all(len(running.tokens) < CONTEXT - 100 for running in requests)  # cut short, not run to its end
+    with held(server.engine) as permits:
+        permits.release(5)
+        chunks = open_stream(server, n=n)
+        eventually(lambda: len(server.engine._running) == n and len(server.engine._running[-1].tokens) == 5)
+        requests = list(server.engine._running)
+        chunks.close()
+        eventually(lambda: server.worker._gone)
+        permits.release()  # the step that was under way
+        eventually(lambda: not server.engine._running)
+        assert [len(request.tokens) for request in requests] == [6] * n
 
 
-def test_leaving_without_a_stream_frees_the_slot(server: Server) -> None:
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{server.url}/v1/chat/completions", json={"model": NAME, "messages": HELLO, "max_tokens": CONTEXT - 100, "n": 2},
-                   timeout=httpx.Timeout(60, read=0.2))
-    requests = list(server.engine._running)
-    assert len(requests) == 2
-    eventually(lambda: not server.engine.busy)
-    assert all(len(running.tokens) < CONTEXT - 100 for running in requests)
+@pytest.mark.parametrize("n", [1, 3])
+def test_leaving_before_the_answer_frees_the_slot(server: Server, n: int) -> None:
+    with held(server.engine) as permits:
+        permits.release(5)
+        connection = open_request(server, n=n)
+        eventually(lambda: len(server.engine._running) == n and len(server.engine._running[-1].tokens) == 5)
+        requests = list(server.engine._running)
+        connection.close()
+        eventually(lambda: server.worker._gone)
+        permits.release()
+        eventually(lambda: not server.engine._running)
+        assert [len(request.tokens) for request in requests] == [6] * n
 
 
-def test_leaving_the_queue(narrow: Server) -> None:
-    """A client that waits and leaves: for a stream or for a whole reply, its place is free while the first one still runs."""
-    first = long(narrow)
-    for streaming in (False, True):
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{narrow.url}/v1/chat/completions", json={"model": NAME, "messages": HELLO, "stream": streaming},
-                       timeout=httpx.Timeout(60, read=0.2))
-        eventually(lambda: not narrow.engine._waiting)
-        assert narrow.engine._running
-    first.close()
+@pytest.mark.parametrize("streaming", [False, True])
+def test_leaving_the_queue(narrow: Server, streaming: bool) -> None:
+    with held(narrow.engine) as permits:
+        permits.release()
+        chunks = open_stream(narrow)
+        waiting = open_request(narrow, stream=streaming)
+        eventually(lambda: narrow.worker._open == 2)
+        waiting.close()
+        eventually(lambda: narrow.worker._open == 1)
+        permits.release(3)
+        eventually(lambda: len(narrow.engine._running[0].tokens) == 4)
+        assert not narrow.engine._waiting
+        chunks.close()
     eventually(lambda: not narrow.engine.busy)
 
 
-# When the engine breaks
+# When the server breaks or ends
 
 
 def test_a_broken_step_is_told_and_survived(narrow: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise RuntimeError("out of memory")
 
-    chunks = long(narrow)
+    chunks = open_stream(narrow)
     monkeypatch.setattr(narrow.engine, "step", broken)
     with pytest.raises(openai.APIError, match="out of memory"):
         list(chunks)
@@ -383,3 +404,21 @@ def test_a_broken_step_is_told_and_survived(narrow: Server, monkeypatch: pytest.
     assert told(error.value.response)["type"] == "server_error"
     monkeypatch.undo()
     assert ask(narrow).choices[0].finish_reason == "length"
+
+
+def test_the_end_of_the_server_is_told(tiny: Llama, smol_tokenizer: Tokenizer) -> None:
+    with running(Engine(tiny, smol_tokenizer), max_waiting=4) as server:
+        with held(server.engine) as permits:
+            permits.release()
+            chunks = open_stream(server)
+            unanswered = open_request(server)
+            eventually(lambda: server.worker._open == 2)
+            closing = threading.Thread(target=server.worker.close)
+            closing.start()
+            eventually(lambda: server.worker._stopping)
+        closing.join()
+        with pytest.raises(openai.APIError, match="shutting down"):
+            list(chunks)
+        assert unanswered.getresponse().status == 503
+        with pytest.raises(openai.InternalServerError, match="shutting down"):
+            ask(server)

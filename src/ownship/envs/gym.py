@@ -117,7 +117,7 @@ def _formula(text: str) -> bool:
                     return False
                 inside.update(ast.walk(node))
             case ast.Constant(value=value):
-                if type(value) not in (int, float) or not abs(value) < 1e15:
+                if isinstance(value, bool) or not isinstance(value, int | float) or not value < 1e15:
                     return False
             case ast.Call(func=ast.Name(id=name), args=[_], keywords=[]):
                 if name not in _FUNCTIONS:

@@ -121,7 +121,7 @@ class Chat:
             if isinstance(value, str):
                 return self._specials.sub(lambda match: match[0][0] + marker + match[0][1:], value)
             if isinstance(value, dict):
-                return {key: defuse(item) for key, item in value.items()}
+                return {defuse(key): defuse(item) for key, item in value.items()}
             return [defuse(item) for item in value] if isinstance(value, list) else value
 
         try:
@@ -151,5 +151,8 @@ def _refuse(message: str) -> None:
 
 def _unused_character(messages: Sequence[Message], template: str) -> str:
     """A private-use character that occurs nowhere in the conversation."""
-    text = json.dumps(list(messages), ensure_ascii=False) + template
-    return next(chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in text)
+    used = set(json.dumps(list(messages), ensure_ascii=False) + template)
+    for code in range(0xE000, 0xF900):
+        if chr(code) not in used:
+            return chr(code)
+    raise UserError("the messages use all 6,400 private-use characters of Unicode")

@@ -137,7 +137,8 @@ class GGUF:
             raise UserError(f"{self.path}: tensor {name!r} has the unknown quantisation type {info.kind}") from None
         items = math.prod(info.shape)
         if info.shape[-1] % block:
-            raise UserError(f"{self.path}: tensor {name!r} of shape {list(info.shape)} is not made of {kind.name} blocks of {block}")
+            raise UserError(f"{self.path}: tensor {name!r} of shape {list(info.shape)} is not made of {kind.name} blocks"
+                            f" of {block}")
         start, length = self._data + info.offset, items // block * size
         if start + length > len(self._bytes):
             raise UserError(f"{self.path}: the file ends inside tensor {name!r} (truncated download?)")
@@ -166,25 +167,27 @@ def config(file: GGUF) -> LlamaConfig:
 
     if "token_embd.weight" not in file.tensors:
         raise UserError(f"{file.path}: tensor 'token_embd.weight' is missing")
-    hidden, heads = need("embedding_length"), need("attention.head_count")
+    layers, hidden, inner = need("block_count"), need("embedding_length"), need("feed_forward_length")
+    heads, positions = need("attention.head_count"), need("context_length")
+    kv_heads = _typed(file, "llama.attention.head_count_kv", heads, int)
+    head_dim = _typed(file, "llama.rope.dimension_count", None, int) or _typed(file, "llama.attention.key_length", None, int)
+    # The file has float32: 1e-5 is what 9.999999747378752e-06 was.
+    eps = float(str(np.float32(need("attention.layer_norm_rms_epsilon", float))))
+    theta = _typed(file, "llama.rope.freq_base", 10000.0, float)
     eos = _typed(file, "tokenizer.ggml.eos_token_id", None, int)
-    return LlamaConfig(
-        vocab_size=file.tensors["token_embd.weight"].shape[0],
-        hidden_size=hidden,
-        intermediate_size=need("feed_forward_length"),
-        num_hidden_layers=need("block_count"),
-        num_attention_heads=heads,
-        num_key_value_heads=_typed(file, "llama.attention.head_count_kv", heads, int),
-        head_dim=_typed(file, "llama.rope.dimension_count", None, int)
-        or _typed(file, "llama.attention.key_length", None, int) or hidden // max(heads, 1),
-        max_position_embeddings=need("context_length"),
-        # The file has float32: 1e-5 is what 9.999999747378752e-06 was.
-        rms_norm_eps=float(str(np.float32(need("attention.layer_norm_rms_epsilon", float)))),
-        rope_theta=_typed(file, "llama.rope.freq_base", 10000.0, float),
-        rope_scaling=_rope_scaling(file),
-        tie_word_embeddings="output.weight" not in file.tensors,
-        eos_token_ids=() if eos is None else (eos,),
-    )
+    scaling = _rope_scaling(file)
+    if (last := f"blk.{layers - 1}.attn_norm.weight") not in file.tensors:
+        raise UserError(f"{file.path}: llama.block_count is {layers}, but tensor {last!r} is missing")
+    try:
+        return LlamaConfig(
+            vocab_size=file.tensors["token_embd.weight"].shape[0], hidden_size=hidden, intermediate_size=inner,
+            num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads,
+            head_dim=head_dim or hidden // max(heads, 1), max_position_embeddings=positions, rms_norm_eps=eps, rope_theta=theta,
+            rope_scaling=scaling, tie_word_embeddings="output.weight" not in file.tensors,
+            eos_token_ids=() if eos is None else (eos,),
+        )
+    except UserError as error:
+        raise UserError(f"{file.path}: {error}") from None
 
 
 def _typed(file: GGUF, key: str, default: Any, kind: type) -> Any:

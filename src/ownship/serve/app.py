@@ -111,7 +111,7 @@ def create(engine: Engine, name: str, max_waiting: int = 256) -> FastAPI:
             return _error(400, "the body must be a JSON object, sent with Content-Type: application/json")
         if first["type"] == "extra_forbidden":
             return _error(400, f"unknown parameter: {'.'.join(parts)}", param=".".join(parts), code="unknown_parameter")
-        place = ".".join(part for part in parts if part != "str" and "[" not in part)  # less pydantic's names for a union's branches
+        place = ".".join(part for part in parts if part != "str" and "[" not in part)  # less the names of a union's branches
         return _error(400, f"{place}: {first['msg']}", param=place)
 
     @app.exception_handler(HTTPException)

@@ -98,6 +98,8 @@ class Worker:
                 for id in stream.ids:
                     if self._streams.pop(id, None) is not None:
                         self.engine.cancel(id)
+            if not self.engine.busy:
+                continue
             try:
                 events = self.engine.step()
             except Exception as error:  # one broken step must not leave clients waiting for ever
