@@ -18,6 +18,8 @@ from ownship.model import checkpoint, zoo
 from ownship.model.llama import Llama, LlamaConfig
 from ownship.model.tokenizer import Tokenizer
 
+torch.set_num_threads(1)  # beside other work on two cores, threads wait for each other longer than they help
+
 CHATML = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
           "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())  # the 256 characters that stand for bytes

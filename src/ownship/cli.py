@@ -16,7 +16,7 @@ from ownship.recipes.demo import Demo
 from ownship.recipes.rl import RL
 from ownship.recipes.sft import SFT
 
-Model = Annotated[str, tyro.conf.Positional]
+Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 
 
 @dataclass(frozen=True)

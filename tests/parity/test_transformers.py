@@ -40,7 +40,7 @@ PROMPTS = [
     "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",  # here with the special tokens' ids
     "0123456789 " * 20,
     "The ship sailed on through the night, and the stars turned slowly above her masts. " * 27,
-    "\n".join(f"    case {number}: return values[{number * 7 % 13}];  // branch {number}" for number in range(22)),
+    "\n".join(f"    case {number}: return values[{number * 7 % 13}];  // branch {number}" for number in range(30)),
 ]
 QUESTIONS = [
     "What is the capital of France?",
@@ -141,8 +141,7 @@ def test_shards(tiny_model: Llama, tiny_tokenizer: Tokenizer, tmp_path: Path) ->
     checkpoint.save(tiny_model, tiny_tokenizer, folder, shard_bytes=30_000)
     shards = sorted(folder.glob("*.safetensors"))
     assert len(shards) > 3 and not (folder / "model.safetensors").exists()
-    sizes = [path.stat().st_size for path in shards]
-    assert all(size < 35_000 for size in sizes[1:])  # the first holds one tensor larger than a shard
+    assert max(path.stat().st_size for path in shards) < 52_000  # a tensor larger than a shard (50,688 bytes) has its own
     model, _ = checkpoint.load(folder, torch.float32)
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     ids = list(range(3, 90))

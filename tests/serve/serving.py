@@ -58,18 +58,28 @@ def eventually(condition: Callable[[], object]) -> None:
         time.sleep(0.005)
 
 
+class Gate:
+    """Every step of the engine asks for one permit, of which there are none: a test says how far the engine gets."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.asked = 0  # steps begun; the last one has not gone on if there were fewer permits
+        self._permits, self._step = threading.Semaphore(0), engine.step
+
+    def release(self, count: int = 1) -> None:
+        self._permits.release(count)
+
+    def step(self) -> list[Event]:
+        self.asked += 1
+        self._permits.acquire()
+        return self._step()
+
+
 @contextmanager
-def held(engine: Engine) -> Iterator[threading.Semaphore]:
-    """Every step of the engine takes one permit, of which there are none: a test says how far the engine gets."""
-    permits, step = threading.Semaphore(0), engine.step
-
-    def permitted() -> list[Event]:
-        permits.acquire()
-        return step()
-
-    engine.step = permitted  # type: ignore[method-assign]
+def held(engine: Engine) -> Iterator[Gate]:
+    gate = Gate(engine)
+    engine.step = gate.step  # type: ignore[method-assign]
     try:
-        yield permits
+        yield gate
     finally:
         del engine.step  # type: ignore[method-assign]
-        permits.release(1 << 20)
+        gate.release(1 << 20)

@@ -89,8 +89,8 @@ def test_models(server: Server) -> None:
 def test_chat_is_the_engines_own_completion(server: Server) -> None:
     answer = ask(server, temperature=0.8, top_p=0.9)
     prompt = Chat(server.engine.tokenizer).prompt([{"role": "user", "content": "Hello!"}])
-    eventually(lambda: not server.engine.busy)
-    expected = server.engine.generate([Request(prompt, Sampling(temperature=0.8, top_p=0.9, max_tokens=12, seed=1))])[0]
+    alone = Engine(server.engine.model, server.engine.tokenizer)
+    expected = alone.generate([Request(prompt, Sampling(temperature=0.8, top_p=0.9, max_tokens=12, seed=1))])[0]
     assert answer.choices[0].message.role == "assistant"
     assert answer.choices[0].message.content == expected.text
     assert answer.choices[0].finish_reason == "length"
@@ -304,9 +304,9 @@ def test_unknown_paths(server: Server, method: str, path: str, status: int) -> N
 def test_64_streams_are_not_mixed_up(server: Server) -> None:
     questions = [f"{7919 * index % 1009} and {index}?" for index in range(64)]
     chat = Chat(server.engine.tokenizer)
-    eventually(lambda: not server.engine.busy)
-    expected = [server.engine.generate([Request(chat.prompt([{"role": "user", "content": question}]),
-                                                Sampling(temperature=0, max_tokens=12 + index % 9))])[0].text
+    alone = Engine(server.engine.model, server.engine.tokenizer)
+    expected = [alone.generate([Request(chat.prompt([{"role": "user", "content": question}]),
+                                       Sampling(temperature=0, max_tokens=12 + index % 9))])[0].text
                 for index, question in enumerate(questions)]
     assert len(set(expected)) == 64  # or else the comparison says little
     with ThreadPoolExecutor(64) as pool:
@@ -333,8 +333,8 @@ def test_full_queue(narrow: Server) -> None:
 
 
 def test_health_while_decoding(server: Server) -> None:
-    with held(server.engine) as permits:
-        permits.release()
+    with held(server.engine) as gate:
+        gate.release()
         chunks = open_stream(server)
         assert httpx.get(f"{server.url}/health").json() == {"status": "ok"}  # though a step is under way
         chunks.close()
@@ -346,43 +346,46 @@ def test_health_while_decoding(server: Server) -> None:
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_leaving_a_stream_frees_the_slot(server: Server, n: int) -> None:
-    with held(server.engine) as permits:
-        permits.release(5)
+    with held(server.engine) as gate:
+        gate.release(5)
         chunks = open_stream(server, n=n)
-        eventually(lambda: len(server.engine._running) == n and len(server.engine._running[-1].tokens) == 5)
+        eventually(lambda: gate.asked == 6)
         requests = list(server.engine._running)
+        assert [len(request.tokens) for request in requests] == [5] * n
         chunks.close()
         eventually(lambda: server.worker._gone)
-        permits.release()  # the step that was under way
+        gate.release()  # the step that was under way
         eventually(lambda: not server.engine._running)
         assert [len(request.tokens) for request in requests] == [6] * n
 
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_leaving_before_the_answer_frees_the_slot(server: Server, n: int) -> None:
-    with held(server.engine) as permits:
-        permits.release(5)
+    with held(server.engine) as gate:
+        gate.release(5)
         connection = open_request(server, n=n)
-        eventually(lambda: len(server.engine._running) == n and len(server.engine._running[-1].tokens) == 5)
+        eventually(lambda: gate.asked == 6)
         requests = list(server.engine._running)
+        assert [len(request.tokens) for request in requests] == [5] * n
         connection.close()
         eventually(lambda: server.worker._gone)
-        permits.release()
+        gate.release()
         eventually(lambda: not server.engine._running)
         assert [len(request.tokens) for request in requests] == [6] * n
 
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_leaving_the_queue(narrow: Server, streaming: bool) -> None:
-    with held(narrow.engine) as permits:
-        permits.release()
+    with held(narrow.engine) as gate:
+        gate.release()
         chunks = open_stream(narrow)
         waiting = open_request(narrow, stream=streaming)
         eventually(lambda: narrow.worker._open == 2)
         waiting.close()
         eventually(lambda: narrow.worker._open == 1)
-        permits.release(3)
-        eventually(lambda: len(narrow.engine._running[0].tokens) == 4)
+        gate.release(3)
+        eventually(lambda: gate.asked == 5)
+        assert len(narrow.engine._running[0].tokens) == 4
         assert not narrow.engine._waiting
         chunks.close()
     eventually(lambda: not narrow.engine.busy)
@@ -408,8 +411,8 @@ def test_a_broken_step_is_told_and_survived(narrow: Server, monkeypatch: pytest.
 
 def test_the_end_of_the_server_is_told(tiny: Llama, smol_tokenizer: Tokenizer) -> None:
     with running(Engine(tiny, smol_tokenizer), max_waiting=4) as server:
-        with held(server.engine) as permits:
-            permits.release()
+        with held(server.engine) as gate:
+            gate.release()
             chunks = open_stream(server)
             unanswered = open_request(server)
             eventually(lambda: server.worker._open == 2)

@@ -67,7 +67,8 @@ class Gym:
         try:
             self._data = create(0)
         except (TypeError, ValueError, AssertionError) as error:
-            raise UserError(f"{self.name} refuses these options: {error}") from None
+            given = ", ".join(f"{key}={value}" for key, value in (options or {}).items()) or "no options"
+            raise UserError(f"{self.name} refuses {given}: {error}") from None
         self._item = lru_cache(1024)(item)  # the tasks of a batch are scored without being made again
         self.rubric = Rubric(Gate("stated", stated), Part("exact", self._exact))
 

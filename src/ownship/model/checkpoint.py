@@ -230,4 +230,6 @@ class whole_folder:  # noqa: N801 (used like a function)
                 os.replace(self.part, self.target)
         finally:
             shutil.rmtree(self.part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+            if old.exists() and not self.target.exists():
+                os.replace(old, self.target)
+            shutil.rmtree(old, ignore_errors=True)

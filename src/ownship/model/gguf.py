@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import reprlib
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from ownship.model.llama import LlamaConfig
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
+_MAX_NAME = 256  # bytes of a key or a tensor's name; those in use have less than 64
 _MAX_ITEMS = 4_000_000  # entries of one array; the largest vocabularies in use have 0.3 million
 _NAMES = {  # GGUF name of a layer's tensor → ours
     "attn_norm": "input_layernorm",
@@ -73,12 +75,12 @@ class GGUF:
             raise UserError(f"{path}: the header claims {tensors} tensors and {pairs} metadata entries; the file is damaged")
         self.meta: dict[str, Any] = {}
         for index in range(pairs):
-            key = self._string(f"metadata key {index}")
+            key = self._string(f"metadata key {index}", _MAX_NAME)
             self.meta[key] = self._value(self._scalar("<I", key), key)
         infos = [self._tensor_info(index) for index in range(tensors)]
         alignment = self.meta.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment < 1:
-            raise UserError(f"{path}: general.alignment must be a positive whole number, not {alignment!r}")
+            raise UserError(f"{path}: general.alignment must be a positive whole number, not {reprlib.repr(alignment)}")
         self._data = -(-self._at // alignment) * alignment
         self.tensors = {info.name: info for info in infos}
 
@@ -93,8 +95,10 @@ class GGUF:
     def _scalar(self, code: str, what: str) -> Any:
         return struct.unpack_from(code, self._bytes, self._take(struct.calcsize(code), what))[0]
 
-    def _string(self, what: str) -> str:
+    def _string(self, what: str, most: int | None = None) -> str:
         size = self._scalar("<Q", what)
+        if most is not None and size > most:
+            raise UserError(f"{self.path}: {what} claims {size} bytes; the file is damaged")
         start = self._take(size, what)
         return self._bytes[start : start + size].decode("utf-8", errors="replace")
 
@@ -114,7 +118,7 @@ class GGUF:
         return [self._value(inner, key, nested=True) for _ in range(count)]
 
     def _tensor_info(self, index: int) -> TensorInfo:
-        name = self._string(f"the name of tensor {index}")
+        name = self._string(f"the name of tensor {index}", _MAX_NAME)
         dims = self._scalar("<I", name)
         if dims > 4:
             raise UserError(f"{self.path}: tensor {name!r} claims {dims} dimensions; the file is damaged")
@@ -158,7 +162,7 @@ def config(file: GGUF) -> LlamaConfig:
     meta = file.meta
     architecture = meta.get("general.architecture")
     if architecture != "llama":
-        raise UserError(f"{file.path}: architecture {architecture!r} is not supported (llama is)")
+        raise UserError(f"{file.path}: architecture {reprlib.repr(architecture)} is not supported (llama is)")
 
     def need(key: str, kind: type = int) -> Any:
         if f"llama.{key}" not in meta:
@@ -203,7 +207,7 @@ def _rope_scaling(file: GGUF) -> dict[str, Any] | None:
     if kind == "linear":
         return {"rope_type": "linear", "factor": _typed(file, "llama.rope.scaling.factor", 1.0, float)}
     if kind != "none":
-        raise UserError(f"{file.path}: llama.rope.scaling.type {kind!r} is not supported (none and linear are)")
+        raise UserError(f"{file.path}: llama.rope.scaling.type {reprlib.repr(kind)} is not supported (none and linear are)")
     if "rope_freqs.weight" not in file.tensors:
         return None
     # Llama 3.1+ files carry the divisor of each frequency instead of the rule; the largest one is the rule's factor.

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ownship.errors import UserError
+from ownship.model.ops import rms_norm, swiglu
 
 
 class Attend(Protocol):
@@ -123,17 +123,13 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) · weight, the mean of squares taken in float32 (Zhang & Sennrich 2019, arXiv:1910.07467)."""
-
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * wide.to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)
 
 
 class Attention(nn.Module):
@@ -154,8 +150,6 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """SwiGLU (Shazeer 2020, arXiv:2002.05202)."""
-
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
@@ -163,7 +157,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
 class Block(nn.Module):
@@ -217,7 +211,9 @@ class Llama(nn.Module):
 
     def forward(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """tokens [N] and positions [N] (0-based place within the own sequence) → final hidden states [N, D]."""
-        x = self.embed_tokens(tokens)  # [N, D]
+        # The residual stream is float32 whatever the weights are: rounding it to bf16 after each of 60 additions made up
+        # half of the difference between sampler and learner (docs/log.md), and it costs nothing.
+        x = self.embed_tokens(tokens).float()  # [N, D]
         cos, sin = self.rope(positions)
         for layer, block in enumerate(self.layers):
             x = block(x, cos, sin, layer, attend)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -145,11 +146,12 @@ def from_gguf(meta: dict[str, Any], where: Path) -> Tokenizer:
     """The tokenizer in a GGUF file's metadata. Raises UserError for kinds other than byte-level BPE."""
     kind = meta.get("tokenizer.ggml.model")
     if kind != "gpt2":
-        raise UserError(f"{where}: tokenizer kind {kind!r} is not supported in GGUF (byte-level BPE, 'gpt2', is);"
+        raise UserError(f"{where}: tokenizer kind {reprlib.repr(kind)} is not supported in GGUF (byte-level BPE, 'gpt2', is);"
                         " use the model's Hugging Face folder with its tokenizer.json")
     words = meta.get("tokenizer.ggml.pre", "default")
     if not isinstance(words, str) or words not in _WORDS:
-        raise UserError(f"{where}: tokenizer.ggml.pre {words!r} is not supported (known: {', '.join(sorted(_WORDS))})")
+        known = ", ".join(sorted(_WORDS))
+        raise UserError(f"{where}: tokenizer.ggml.pre {reprlib.repr(words)} is not supported (known: {known})")
 
     def array(name: str, kind: type) -> list[Any]:
         values = meta.get(f"tokenizer.ggml.{name}")
@@ -158,11 +160,13 @@ def from_gguf(meta: dict[str, Any], where: Path) -> Tokenizer:
         return values
 
     tokens, merges, types = array("tokens", str), array("merges", str), array("token_type", int)
+    if unsplit := [merge for merge in merges if " " not in merge]:
+        raise UserError(f"{where}: tokenizer.ggml.merges holds {reprlib.repr(unsplit[0])}, not two tokens with a space between")
     if len(types) != len(tokens):
         raise UserError(f"{where}: tokenizer.ggml.token_type has {len(types)} entries for {len(tokens)} tokens")
     eos, template = meta.get("tokenizer.ggml.eos_token_id"), meta.get("tokenizer.chat_template")
     if eos is not None and not (type(eos) is int and 0 <= eos < len(tokens)):
-        raise UserError(f"{where}: tokenizer.ggml.eos_token_id {eos!r} is outside the vocabulary of {len(tokens)}")
+        raise UserError(f"{where}: tokenizer.ggml.eos_token_id {reprlib.repr(eos)} is outside the vocabulary of {len(tokens)}")
     if not isinstance(template, str | None):
         raise UserError(f"{where}: tokenizer.chat_template must be text, not {type(template).__name__}")
     try:

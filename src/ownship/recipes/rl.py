@@ -48,7 +48,7 @@ class RL:
     optim: OptimSettings = field(default_factory=OptimSettings)
     dtype: str = "bfloat16"
     """float32 or bfloat16 (with float32 masters)."""
-    micro_tokens: int = 4096
+    micro_tokens: int = 2048
     """Tokens per forward and backward pass: less is less memory and the same result."""
     save_every: int = 10
     """Steps between checkpoints."""

@@ -56,7 +56,10 @@ class Watch:
 
     def answered(self, right: int, done: int) -> None:
         """How many of the tasks done so far were solved."""
-        self._progress.update(self._bar, completed=done, note=f"{right / max(done, 1):.1%} right so far")
+        note = f"{right / max(done, 1):.1%} right so far"
+        self._progress.update(self._bar, completed=done, note=note)
+        if not self._console.is_terminal:
+            self._console.print(f"{self._title} {done:4} done, {note}")
 
     def step(self, done: int, metrics: Mapping[str, float], warnings: Sequence[str] = ()) -> None:
         """One finished step, its metrics and the doctor's warnings."""

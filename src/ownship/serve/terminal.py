@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
+from dataclasses import replace
 
 from ownship.engine.engine import Engine
 from ownship.engine.request import Request, Sampling
@@ -16,6 +18,8 @@ def chat(model: str, system: str | None, temperature: float, max_tokens: int) ->
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
     engine = Engine(*checkpoint.load(zoo.resolve(model)), max_rows=1)
     renderer = Chat(engine.tokenizer)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # a pipe may hold anything
     start: list[Message] = [{"role": "system", "content": system}] if system else []
     messages = list(start)
     people = sys.stdin.isatty()
@@ -42,8 +46,9 @@ def chat(model: str, system: str | None, temperature: float, max_tokens: int) ->
 
 
 def _reply(engine: Engine, prompt: list[int], sampling: Sampling) -> str:
-    """Prints the reply as it comes; Ctrl-C ends it there."""
-    id = engine.submit(Request(prompt, sampling))
+    """Prints the reply as it comes; Ctrl-C ends it there. Raises UserError if the conversation leaves no room for one."""
+    room = engine.model.config.max_position_embeddings - len(prompt)
+    id = engine.submit(Request(prompt, replace(sampling, max_tokens=max(1, min(room, sampling.max_tokens)))))
     text = ""
     try:
         while engine.busy:

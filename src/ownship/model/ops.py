@@ -1,0 +1,55 @@
+"""The two element-wise operations of a layer, with backward passes that keep only what they need.
+
+Plain autograd would keep every float32 intermediate: 0.5 MB per token on the 135M network, more than everything else together.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.float()
+        scale = torch.rsqrt(torch.linalg.vecdot(wide, wide).div_(x.shape[-1]).add_(eps)).unsqueeze(-1)  # 1 / rms(x), [N, 1]
+        ctx.save_for_backward(x, weight, scale)
+        return (wide * scale).to(weight.dtype) * weight
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, scale = ctx.saved_tensors
+        unit = x.float() * scale  # x / rms(x)
+        grad = grads[0].float()
+        weight_grad = (grad * unit).sum(0).to(weight.dtype)
+        grad = grad * weight
+        # d/dx of x/rms(x): the part of the gradient along x itself vanishes
+        along = torch.linalg.vecdot(grad, unit).div_(x.shape[-1]).unsqueeze(-1)
+        return grad.sub_(unit.mul_(along)).mul_(scale).to(x.dtype), weight_grad, None
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        up_grad = F.silu(gate).mul_(grads[0])
+        return torch.ops.aten.silu_backward(grads[0] * up, gate), up_grad
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / rms(x) · weight over the last dimension, [N, D], in the weight's dtype; computed in float32 (arXiv:1910.07467)."""
+    return _RMSNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) · up (arXiv:2002.05202), [N, I]."""
+    return _SwiGLU.apply(gate, up)  # type: ignore[no-untyped-call]
