@@ -13,13 +13,13 @@ def prepare() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch: large pages for large tensors
     if sys.platform != "linux":
         return
-    trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:
         return
-    mallopt(mmap_max, 0)
-    mallopt(trim_threshold, 2**31 - 1)
+    mallopt(mmap_threshold, 32 << 20)  # the most glibc takes; larger blocks still go back to the kernel
+    mallopt(trim_threshold, 512 << 20)
     mallopt(top_pad, 64 << 20)
 
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from ownship.engine import engine as module
-from ownship.engine.cache import KVCache
 from ownship.engine.engine import Engine
 from ownship.engine.request import Completion, Request, Sampling
 from ownship.errors import UserError
@@ -215,7 +214,7 @@ def test_max_rows(small: Llama, pieces: Tokenizer) -> None:
 
 def bounded(small: Llama, pieces: Tokenizer, requests: list[Request], tokens: int) -> int:
     """Runs the requests with a cache of `tokens` tokens; returns the most tokens that it ever held memory for."""
-    size = KVCache.token_bytes(small.config, small.dtype)
+    size = Engine(small, pieces)._token_bytes
     engine = Engine(small, pieces, cache_bytes=tokens * size)
     most = 0
 
@@ -249,7 +248,7 @@ def test_long_and_short_requests_all_finish(small: Llama, pieces: Tokenizer) -> 
 
 
 def test_what_can_never_run_is_refused(small: Llama, pieces: Tokenizer) -> None:
-    size = KVCache.token_bytes(small.config, small.dtype)
+    size = Engine(small, pieces)._token_bytes
     engine = Engine(small, pieces, cache_bytes=200 * size)
     for request, words in (
         (Request(prompt(150), Sampling(max_tokens=51)), "cache"),
@@ -330,7 +329,7 @@ def test_progress_counts_the_tokens(small: Llama, pieces: Tokenizer) -> None:
 def test_200_random_requests(small: Llama, pieces: Tokenizer, seed: int) -> None:
     """Random lengths, shared prompts, stops, arrivals, cancels and bounds: rows move about, and no request notices."""
     draw = random.Random(seed)
-    size = KVCache.token_bytes(small.config, small.dtype)
+    size = Engine(small, pieces)._token_bytes
     engine = Engine(small, pieces, max_rows=draw.choice([3, 8, 32]), cache_bytes=draw.choice([600, 2000, 100_000]) * size)
     prompts = [prompt(draw.choice([1, 2, 7, 30, 64, 90]), i) for i in range(40)]
     requests: dict[int, Request] = {}

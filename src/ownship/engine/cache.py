@@ -11,15 +11,15 @@ from ownship.model.llama import LlamaConfig
 
 
 class KVCache:
-    """keys and values [layers, rows, K, capacity, E]; grows on demand, keeps what it holds."""
+    """keys and values [layers, rows, K, capacity, E] in float32; grows on demand, keeps what it holds."""
 
-    def __init__(self, config: LlamaConfig, dtype: torch.dtype) -> None:
-        self.config, self.dtype = config, dtype
+    def __init__(self, config: LlamaConfig) -> None:
+        self.config = config
         self.keys = self.values = torch.empty(config.num_hidden_layers, 0, config.num_key_value_heads, 0, config.head_dim)
 
     @staticmethod
-    def token_bytes(config: LlamaConfig, dtype: torch.dtype) -> int:
-        return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * dtype.itemsize
+    def token_bytes(config: LlamaConfig) -> int:
+        return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
 
     def reserve(self, rows: int, capacity: int) -> None:
         """Makes room for at least `rows` requests of at most `capacity` tokens."""
@@ -29,13 +29,13 @@ class KVCache:
         rows, capacity = max(rows, have_rows), max(-(-capacity // 64) * 64, have_capacity)
         shape = (self.config.num_hidden_layers, rows, self.config.num_key_value_heads, capacity, self.config.head_dim)
         for name in ("keys", "values"):
-            old, new = getattr(self, name), torch.zeros(shape, dtype=self.dtype)  # masked slots are read too: no NaN
+            old, new = getattr(self, name), torch.zeros(shape)  # masked slots are read too: no NaN
             new[:, :have_rows, :, :have_capacity] = old
             setattr(self, name, new)
 
     def clear(self) -> None:
         """Gives the memory back."""
-        self.__init__(self.config, self.dtype)  # type: ignore[misc]
+        self.__init__(self.config)  # type: ignore[misc]
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copies the first `length` tokens of one row to another."""
@@ -58,7 +58,7 @@ class _Prefill:
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         length = self.source.shape[1]
         for store, new in ((self.cache.keys, k), (self.cache.values, v)):
-            store[layer, self.rows, :, :length] = new[self.source].transpose(1, 2)  # [R, K, L, E]
+            store[layer, self.rows, :, :length] = new[self.source].transpose(1, 2).float()  # [R, K, L, E]
         return self.inner(layer, q, k, v)
 
 
@@ -68,15 +68,15 @@ class _Decode:
         self.rows = torch.arange(len(lengths))
         self.live = int(lengths.max()) + 1
         hidden = torch.arange(self.live) > lengths[:, None]  # [n, live]
-        bias = torch.zeros(hidden.shape, dtype=cache.dtype).masked_fill_(hidden, -torch.inf)
+        bias = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
         self.bias = bias[:, None, None] if len(lengths) > 1 else None  # [n, 1, 1, live]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         keys[self.rows, :, self.lengths] = k
-        values[self.rows, :, self.lengths] = v
+        values[self.rows, :, self.lengths] = v.float()
         count = len(self.lengths)
         out = F.scaled_dot_product_attention(
             q.unsqueeze(2), keys[:count, :, : self.live], values[:count, :, : self.live], self.bias, enable_gqa=True
         )
-        return out.squeeze(2)  # [n, H, E]
+        return out.squeeze(2).to(v.dtype)  # [n, H, E]

@@ -55,8 +55,8 @@ class Engine:
         self.model, self.tokenizer, self.max_rows, self.cache_bytes = model, tokenizer, max_rows, cache_bytes
         self.stop_ids = frozenset(model.config.eos_token_ids) or frozenset({tokenizer.eos_id})
         self.fingerprint = fingerprint(model)
-        self._cache = KVCache(model.config, model.dtype)
-        self._token_bytes = KVCache.token_bytes(model.config, model.dtype)
+        self._cache = KVCache(model.config)
+        self._token_bytes = KVCache.token_bytes(model.config)
         self._waiting: deque[_Running] = deque()
         self._running: list[_Running] = []  # _running[i] owns cache row i
         self._ids = itertools.count()

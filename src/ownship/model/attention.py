@@ -55,11 +55,13 @@ class RowAttention:
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         rows, length = self.q_index.shape
         heads, size, groups = q.shape[1], q.shape[2], q.shape[1] // k.shape[1]
-        if self._bias is None or self._bias.dtype != q.dtype:
-            self._bias = torch.zeros(self.mask.shape, dtype=q.dtype, device=q.device).masked_fill_(~self.mask, -torch.inf)
+        if self._bias is None:
+            self._bias = torch.zeros(self.mask.shape, device=q.device).masked_fill_(~self.mask, -torch.inf)
+        # Float32 here and in the cache: with bf16 weights between softmax and values, two kernels (decoding, training)
+        # differ in 1 % of the rounded results, which was most of the difference between sampler and learner.
         queries = _gather(q, self.q_index).transpose(1, 2)  # [R, H, Q, E]
         keys = _gather(k, self.k_index).transpose(1, 2)  # [R, K, T, E]
-        values = _gather(v, self.k_index).transpose(1, 2)  # [R, K, T, E]
+        values = _gather(v, self.k_index).transpose(1, 2).float()  # [R, K, T, E]
         if torch.is_grad_enabled() and length <= 512:
             # The fused kernel's backward is 2 to 6 times slower than three plain products on short rows (docs/log.md).
             folded = queries.reshape(rows, heads // groups, groups * length, size)
@@ -68,7 +70,7 @@ class RowAttention:
             out = (weights.view(rows, heads // groups, groups * length, -1) @ values).view(rows, heads, length, size)
         else:
             out = F.scaled_dot_product_attention(queries, keys, values, self._bias[:, None], enable_gqa=groups > 1)
-        return _gather(out.transpose(1, 2).reshape(rows * length, heads, size), self.place)  # [N, H, E]
+        return _gather(out.to(v.dtype).transpose(1, 2).reshape(rows * length, heads, size), self.place)  # [N, H, E]
 
 
 def _gather(x: Tensor, index: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The two element-wise operations of a layer, with backward passes that keep only what they need.
 
 Plain autograd would keep every float32 intermediate: 0.5 MB per token on the 135M network, more than everything else together.
+Each computes in float32 and rounds its result once: what is rounded less, sampler and learner agree on better.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ class _RMSNorm(torch.autograd.Function):
         wide = x.float()
         scale = torch.rsqrt(torch.linalg.vecdot(wide, wide).div_(x.shape[-1]).add_(eps)).unsqueeze(-1)  # 1 / rms(x), [N, 1]
         ctx.save_for_backward(x, weight, scale)
-        return (wide * scale).to(weight.dtype) * weight
+        return (wide * scale).mul_(weight).to(weight.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -36,7 +37,7 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        return F.silu(gate).mul_(up)
+        return F.silu(gate.float()).mul_(up).to(gate.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:

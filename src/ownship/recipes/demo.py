@@ -4,6 +4,7 @@ verifiable reward, measure it again, and leave the model, a report, a picture an
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -74,6 +75,7 @@ class Diary:
         try:
             return work()
         finally:
+            gc.collect()  # the phase's network and optimizer go before the next one's come
             seconds = self.data["seconds"]
             seconds[name] = seconds.get(name, 0.0) + time.monotonic() - start
             self.data["peak_memory_mb"] = max(self.data["peak_memory_mb"], machine.peak_memory_mb())
