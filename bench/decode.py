@@ -55,14 +55,15 @@ def main() -> None:
 
     def theirs(streams: int) -> int:
         ids = torch.tensor([prompt] * streams)
-        made = peer.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=options.tokens, pad_token_id=2)
+        made = peer.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=options.tokens,
+                             pad_token_id=2)
         return streams * (made.shape[1] - ids.shape[1])
 
     engines: dict[str, Callable[[int], int]] = {"ownship": ours, "transformers": theirs}
     workloads: dict[str, dict[str, float]] = {}
     for streams in options.streams:
         rates: dict[str, list[float]] = {name: [] for name in engines}
-        for name, run in engines.items():
+        for run in engines.values():
             run(streams)  # warm up
         for _ in range(options.rounds):
             for name, run in engines.items():
@@ -70,8 +71,8 @@ def main() -> None:
                 tokens = run(streams)
                 rates[name].append(tokens / (time.perf_counter() - start))
         workloads[f"{streams} streams"] = {name: round(statistics.median(found), 1) for name, found in rates.items()}
-        print(f"{streams:4} streams  " + "  ".join(f"{name} {rate:8.1f} tok/s" for name, rate in workloads[f"{streams} streams"].items()),
-              flush=True)
+        row = "  ".join(f"{name} {rate:8.1f} tok/s" for name, rate in workloads[f"{streams} streams"].items())
+        print(f"{streams:4} streams  {row}", flush=True)
     ratios = {name: round(found["ownship"] / found["transformers"], 2) for name, found in workloads.items()}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     result = {"machine": {"cores": os.cpu_count(), "torch": torch.__version__}, "workloads": workloads, "ratios": ratios}

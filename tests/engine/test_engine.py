@@ -234,7 +234,6 @@ def test_cache_bound(small: Llama, pieces: Tokenizer) -> None:
     assert bounded(small, pieces, requests, tokens=640) == 640  # ten rows of 64
 
 
-@pytest.mark.xfail(strict=True, reason="a longer request widens also the rows that nobody uses any more: KVCache.reserve")
 def test_cache_bound_after_many_short_requests(small: Llama, pieces: Tokenizer) -> None:
     short = [Request(prompt(2, i), Sampling(max_tokens=3, seed=i)) for i in range(30)]
     lasting = Request(prompt(3), Sampling(max_tokens=60, seed=1))
@@ -263,7 +262,6 @@ def test_what_can_never_run_is_refused(small: Llama, pieces: Tokenizer) -> None:
     assert len(engine.generate([Request(prompt(150), Sampling(max_tokens=50))])) == 1  # what just fits does run
 
 
-@pytest.mark.xfail(strict=True, reason="Engine.generate submits outside its try: what came before the refused request stays queued")
 def test_generate_with_one_that_is_refused_runs_none(small: Llama, pieces: Tokenizer) -> None:
     engine = Engine(small, pieces)
     with pytest.raises(UserError):

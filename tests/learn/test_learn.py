@@ -171,7 +171,8 @@ HEALTHY = {"flat_groups": 0.2, "solve_rate": 0.5, "truncated": 0.0, "stopped": 1
 
 
 @pytest.mark.parametrize(("ill", "word"), [
-    ({"flat_groups": 1.0}, "flat"), ({"flat_groups": 0.9}, "flat"), ({"truncated": 0.9}, "max_tokens"), ({"stopped": 0.0}, "stop token"),
+    ({"flat_groups": 1.0}, "flat"), ({"flat_groups": 0.9}, "flat"),
+    ({"truncated": 0.9}, "max_tokens"), ({"stopped": 0.0}, "stop token"),
     ({"mismatch": 0.5}, "disagree"), ({"entropy": 0.01}, "entropy"), ({"weights_changed": 0.0}, "did not change")])
 def test_doctor(ill: dict[str, float], word: str) -> None:
     assert diagnose(HEALTHY, [HEALTHY] * 3) == []

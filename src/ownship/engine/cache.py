@@ -22,15 +22,18 @@ class KVCache:
         return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
 
     def reserve(self, rows: int, capacity: int) -> None:
-        """Makes room for at least `rows` requests of at most `capacity` tokens."""
+        """Makes room for `rows` requests of at most `capacity` tokens; what rows beyond those hold may be dropped."""
         have_rows, have_capacity = self.keys.shape[1], self.keys.shape[3]
         if rows <= have_rows and capacity <= have_capacity:
             return
-        rows, capacity = max(rows, have_rows), max(-(-capacity // 64) * 64, have_capacity)
+        if capacity <= have_capacity:
+            capacity = have_capacity
+        else:  # widened: only the rows in use are kept, or rows that nobody uses would be widened too
+            capacity, have_rows = -(-capacity // 64) * 64, min(have_rows, rows)
         shape = (self.config.num_hidden_layers, rows, self.config.num_key_value_heads, capacity, self.config.head_dim)
         for name in ("keys", "values"):
             old, new = getattr(self, name), torch.zeros(shape)  # masked slots are read too: no NaN
-            new[:, :have_rows, :, :have_capacity] = old
+            new[:, :have_rows, :, :have_capacity] = old[:, :have_rows]
             setattr(self, name, new)
 
     def clear(self) -> None:

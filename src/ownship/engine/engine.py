@@ -116,9 +116,11 @@ class Engine:
 
         Raises whatever `progress` raises, after cancelling what was running.
         """
-        order = {self.submit(request): index for index, request in enumerate(requests)}
+        order: dict[int, int] = {}
         results: list[Completion | None] = [None] * len(requests)
         try:
+            for index, request in enumerate(requests):
+                order[self.submit(request)] = index
             while self.busy:
                 events = self.step()
                 for event in events:

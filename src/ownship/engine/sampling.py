@@ -28,7 +28,9 @@ def sample(logits: Tensor, settings: Sequence[Sampling], uniforms: Sequence[floa
         if any(setting.top_k or setting.top_p < 1 for setting in settings):
             drawn = _cut(drawn, settings)
         cumulative = drawn.cumsum(-1)
-        level = torch.tensor(list(uniforms)) * cumulative[:, -1]
+        total = cumulative[:, -1]
+        # below the total even where the product rounds up to it: the last entry that has any weight stays the last drawn
+        level = torch.minimum(torch.tensor(list(uniforms)) * total, torch.nextafter(total, torch.zeros(())))
         # right=True: the first entry whose cumulative weight is above the level, so entries of weight 0 are never drawn
         ids = torch.searchsorted(cumulative, level[:, None], right=True)[:, 0].clamp_(max=logits.shape[1] - 1)
         ids = torch.where(torch.tensor([setting.temperature > 0 for setting in settings]), ids, best)
