@@ -24,8 +24,8 @@ def prepare() -> None:
 
 
 def peak_memory_mb() -> int:
-    """The largest resident size of this process so far, in MiB."""
+    """The largest resident size so far of this process or any one that it has waited for, in MiB."""
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return peak >> 20 if sys.platform == "darwin" else peak >> 10

@@ -194,6 +194,28 @@ def test_more_prompts_than_one_step_reads(small: Llama, pieces: Tokenizer, monke
         check(engine, request, completion)
 
 
+def test_short_prompts_do_not_pay_for_a_long_one(small: Llama, pieces: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention over R prompts, the longest of L tokens, computes R·L² scores: not to be many times those that are needed."""
+    steps: list[list[int]] = []
+    monkeypatch.setattr(module, "sequences", lambda lengths: steps.append(list(lengths)) or sequences(lengths))
+    engine = Engine(small, pieces)
+    requests = [Request(prompt(400 if i % 16 == 0 else 4, i), Sampling(max_tokens=5, seed=i)) for i in range(64)]
+    for request, completion in zip(requests, engine.generate(requests), strict=True):
+        check(engine, request, completion)
+    for lengths in steps:
+        assert len(lengths) * max(lengths) ** 2 <= 4 * sum(length**2 for length in lengths) + (1 << 20)
+
+
+def test_requests_that_come_one_by_one_do_not_each_copy_the_cache(small: Llama, pieces: Tokenizer) -> None:
+    engine = Engine(small, pieces)
+    sizes = set()
+    for i in range(64):
+        engine.submit(Request(prompt(5, i), Sampling(max_tokens=200, temperature=0)))
+        engine.step()
+        sizes.add(engine._cache.keys.shape[1])
+    assert len(sizes) <= 8
+
+
 # Bounds
 
 

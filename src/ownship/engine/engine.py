@@ -27,6 +27,7 @@ from ownship.model.llama import Llama
 from ownship.model.tokenizer import Tokenizer
 
 _PREFILL_TOKENS = 4096  # prompt tokens read in one step
+_PADDING = 1 << 20  # scores that one step may compute for nothing, beside as many as it computes for something
 
 
 @dataclass
@@ -146,6 +147,10 @@ class Engine:
             prompt = tuple(request.prompt)
             if prompt not in prompts and admitted and tokens + len(prompt) > _PREFILL_TOKENS:
                 break
+            # Attention pads every prompt to the longest: short ones beside a long one would each cost as much as it.
+            lengths = [*map(len, prompts), *([len(prompt)] if prompt not in prompts else [])]
+            if admitted and len(lengths) * max(lengths) ** 2 > 2 * sum(length**2 for length in lengths) + _PADDING:
+                break
             needed = max(capacity, -(-(len(prompt) + request.sampling.max_tokens) // 64) * 64)
             if (len(self._running) + 1) * needed * self._token_bytes > self.cache_bytes and self._running:
                 break
@@ -156,7 +161,10 @@ class Engine:
             admitted.append(self._waiting.popleft())
             self._running.append(admitted[-1])
         if admitted:
-            self._cache.reserve(len(self._running), capacity)
+            rows, have = len(self._running), self._cache.keys.shape[1]
+            if rows > have:  # twice as many as now if the bound allows: each growth copies the whole cache
+                rows = max(rows, min(2 * have, self.max_rows, self.cache_bytes // (capacity * self._token_bytes)))
+            self._cache.reserve(rows, capacity)
         return admitted
 
     def _prefill(self, admitted: list[_Running]) -> Tensor:

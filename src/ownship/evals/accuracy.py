@@ -28,9 +28,13 @@ class Accuracy:
         return self.right / self.total if self.total else 0.0
 
     def summary(self) -> dict[str, Any]:
-        """`{"accuracy", "ci95": [low, high], "right", "total"}`, the interval by Wilson."""
+        """`{"accuracy", "ci95": [low, high], "right", "total", "by_level": {level: accuracy}}`, the interval by Wilson."""
+        levels: dict[int, list[bool]] = {}
+        for rollout in self.rollouts:
+            levels.setdefault(rollout.task.level, []).append(solved(rollout))
         return {"accuracy": round(self.share, 4), "ci95": [round(bound, 4) for bound in wilson(self.right, self.total)],
-                "right": self.right, "total": self.total}
+                "right": self.right, "total": self.total,
+                "by_level": {str(level): round(sum(found) / len(found), 4) for level, found in sorted(levels.items())}}
 
 
 def solved(rollout: Rollout) -> bool:

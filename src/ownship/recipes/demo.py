@@ -4,20 +4,18 @@ verifiable reward, measure it again, and leave the model, a report, a picture an
 
 from __future__ import annotations
 
-import gc
 import json
 import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ownship.errors import UserError
-
-if TYPE_CHECKING:
-    from ownship.evals.accuracy import Accuracy
 
 TASK = "sums:low=4,high=7"  # measured and improved on
 # The cold start shows shorter sums, and only some of them worked out: to find out that working pays, and to reach the longer
@@ -29,6 +27,8 @@ MAX_TOKENS = 72  # seven numbers worked out take 55
 MODEL = "smollm2-135m-instruct"
 LEARNING_RATE = 3e-5
 REFILL = 0.0  # the curriculum keeps most groups useful: the time is better spent on more updates
+
+NAMES = {"base": "the model as it came", "cold_start": "the model after the cold start", "rl": "the model after RL"}
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,13 @@ class Diary:
         try:
             return work()
         finally:
-            gc.collect()  # the phase's network and optimizer go before the next one's come
             seconds = self.data["seconds"]
             seconds[name] = seconds.get(name, 0.0) + time.monotonic() - start
             self.data["peak_memory_mb"] = max(self.data["peak_memory_mb"], machine.peak_memory_mb())
             self.save()
+
+    def tell(self, text: str) -> None:
+        print(f"\n[{self.spent / 60:4.1f} min] {text}", file=sys.stderr, flush=True)
 
     def save(self) -> None:
         from ownship.learn.run import write_whole
@@ -88,66 +90,70 @@ class Diary:
 
 
 def run(config: Demo) -> dict[str, Any]:
-    """Runs, continues or, if all is done, reports; returns the report. Raises Interrupted after Ctrl-C."""
+    """Runs, continues or, if all is done, reports; returns the report. Raises Interrupted after Ctrl-C.
+
+    Each phase is a command that a person could give, in a process of its own: its memory ends with it.
+    """
     from ownship.model import zoo
-    from ownship.recipes import rl, sft
-    from ownship.recipes.settings import OptimSettings
 
     if config.minutes <= 0:
         raise UserError(f"--minutes must be positive, not {config.minutes}")
     diary = Diary(config.out, config.seed)
-    say = _Teller(config, diary)
+    cold, improved = config.out / "cold_start", config.out / "rl"
 
     diary.phase("setup", lambda: zoo.resolve(MODEL))
-    _measure(config, diary, say, "base", MODEL, "base_eval")
+    _measure(config, diary, "base", MODEL, "base_eval")
 
     if "cold_start" not in diary:
-        say.section("cold start: imitating solutions of short sums, some of them worked out")
-        cold = sft.SFT(model=MODEL, env=COLD, out=config.out / "cold_start", steps=COLD_STEPS, seed=config.seed, save_every=1000)
-        diary.phase("cold_start", lambda: sft.run(cold))
-    _measure(config, diary, say, "cold_start", str(config.out / "cold_start" / "model"), "cold_eval")
+        diary.tell("cold start: imitating solutions of short sums, some of them worked out")
+        diary.phase("cold_start", lambda: _child("sft", "--model", MODEL, "--env", COLD, "--out", cold, "--steps", COLD_STEPS,
+                                                 "--seed", config.seed))
+    _measure(config, diary, "cold_start", cold / "model", "cold_eval")
 
-    ends = time.monotonic() + config.minutes * 60 - diary.spent - diary.data["seconds"]["cold_eval"] * 1.3 - 20
-    if "rl" not in diary or ends - time.monotonic() > 60:
+    left = config.minutes * 60 - diary.spent - diary.data["seconds"]["cold_eval"] * 1.3 - 20
+    if "rl" not in diary or left > 60:
         diary.data.pop("rl", None)
-        say.section("reinforcement learning on longer sums: right or wrong is the only hint")
-        learning = rl.RL(model=str(config.out / "cold_start" / "model"), env=TASK, out=config.out / "rl", steps=100_000,
-                         max_tokens=MAX_TOKENS, refill=REFILL, optim=OptimSettings(lr=LEARNING_RATE, warmup=3), seed=config.seed)
-        diary.phase("rl", lambda: rl.run(learning, deadline=ends))
         diary.data["seconds"].pop("rl_eval", None)
-    _measure(config, diary, say, "rl", str(config.out / "rl" / "model"), "rl_eval")
-    return _finish(config, diary, say)
+        diary.tell("reinforcement learning on longer sums: right or wrong is the only hint")
+        diary.phase("rl", lambda: _child(
+            "rl", "--model", cold / "model", "--env", TASK, "--out", improved, "--minutes", max(left, 5) / 60, "--steps", 100_000,
+            "--max-tokens", MAX_TOKENS, "--refill", REFILL, "--optim.lr", LEARNING_RATE, "--optim.warmup", 3,
+            "--seed", config.seed))
+    _measure(config, diary, "rl", improved / "model", "rl_eval")
+    return _finish(config, diary)
 
 
-def _measure(config: Demo, diary: Diary, say: _Teller, name: str, model: str, phase: str) -> None:
+def _measure(config: Demo, diary: Diary, name: str, model: str | Path, phase: str) -> None:
     """Held-out accuracy of a model, once; its replies are kept for the page."""
     if name not in diary:
-        say.section(f"measuring {say.NAMES[name]} on {HELD_OUT} held-out tasks")
-        result: Accuracy = diary.phase(phase, lambda: _accuracy(model))
-        replies = [rollout.record() for rollout in result.rollouts]
-        (config.out / f"{name}.jsonl").write_text("".join(json.dumps(reply) + "\n" for reply in replies))
-        levels: dict[int, list[bool]] = {}
-        for rollout in result.rollouts:
-            levels.setdefault(rollout.task.level, []).append(rollout.score.reward == 1.0)
-        diary.data[name] = result.summary() | {"by_length": {str(k): round(sum(v) / len(v), 4) for k, v in sorted(levels.items())}}
+        diary.tell(f"measuring {NAMES[name]} on {HELD_OUT} held-out tasks")
+        result = config.out / f"{name}.json"
+        diary.phase(phase, lambda: _child("eval", model, "--env", TASK, "--n", HELD_OUT, "--max-tokens", MAX_TOKENS,
+                                          "--out", result))
+        diary.data[name] = {key: value for key, value in json.loads(result.read_text()).items() if key not in ("model", "env")}
         diary.save()
-    say.result(name)
 
 
-def _accuracy(model: str) -> Accuracy:
-    from ownship.engine.engine import Engine
-    from ownship.envs.registry import make
-    from ownship.evals.accuracy import accuracy
-    from ownship.learn.interrupt import Interruptible
-    from ownship.model import checkpoint, zoo
-    from ownship.recipes.watch import Watch
+def _child(*arguments: object) -> None:
+    """Runs one verb and waits. Ctrl-C reaches it through us, once, so that it can save. Raises Interrupted or UserError."""
+    from ownship.learn.interrupt import Interrupted
 
-    network, tokenizer = checkpoint.load(zoo.resolve(model))
-    with Interruptible() as stop, Watch("eval", HELD_OUT) as watch:
-        return accuracy(Engine(network, tokenizer), make(TASK), HELD_OUT, MAX_TOKENS, watch.sampled(stop), watch.answered)
+    command = [sys.executable, "-m", "ownship", *map(str, arguments)]
+    with subprocess.Popen(command, start_new_session=True) as child:
+        asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, lambda number, _: child.send_signal(number)) for number in asked}
+        try:
+            code = child.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    if code in (130, -signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP):
+        raise Interrupted
+    if code:
+        raise UserError(f"`ownship {arguments[0]}` ended with code {code}; what it said stands above")
 
 
-def _finish(config: Demo, diary: Diary, say: _Teller) -> dict[str, Any]:
+def _finish(config: Demo, diary: Diary) -> dict[str, Any]:
     from ownship.learn.run import write_whole
     from ownship.recipes import page
 
@@ -164,7 +170,14 @@ def _finish(config: Demo, diary: Diary, say: _Teller) -> dict[str, Any]:
     write_whole(config.out / "report.json", json.dumps(report, indent=2) + "\n")
     page.curve(config.out, report)
     page.rollouts(config.out, report)
-    say.end(report)
+    lines = "".join(f"  {NAMES[name]:30} {report[name]['accuracy']:6.1%}   (95 % interval {report[name]['ci95'][0]:.1%}"
+                    f" to {report[name]['ci95'][1]:.1%})\n" for name in NAMES)
+    print(f"\nSolved of {HELD_OUT} held-out tasks:\n{lines}"
+          f"{report['seconds']['total'] / 60:.1f} minutes, {report['peak_memory_mb'] / 1024:.1f} GB at most,"
+          f" {report['rl_steps']} RL steps.\n\n"
+          f"  report    {config.out / 'report.json'}\n  picture   {config.out / 'curve.png'}\n"
+          f"  page      {config.out / 'rollouts.html'}\n\n"
+          f"Next:\n  .venv/bin/ownship chat {config.out / 'model'}\n  .venv/bin/ownship serve {config.out / 'model'}\n", flush=True)
     return report
 
 
@@ -177,27 +190,3 @@ def _versions() -> dict[str, str]:
     from importlib.metadata import version
 
     return {"python": platform.python_version(), **{name: version(name) for name in ("ownship", "torch", "numpy", "tokenizers")}}
-
-
-class _Teller:
-    """What the demo says on the screen."""
-
-    NAMES = {"base": "the model as it came", "cold_start": "the model after the cold start", "rl": "the model after RL"}  # noqa: RUF012
-
-    def __init__(self, config: Demo, diary: Diary) -> None:
-        self.config, self.diary = config, diary
-
-    def section(self, text: str) -> None:
-        print(f"\n[{self.diary.spent / 60:4.1f} min] {text}", file=sys.stderr, flush=True)
-
-    def result(self, name: str) -> None:
-        found = self.diary.data[name]
-        low, high = found["ci95"]
-        print(f"  {self.NAMES[name]:32} {found['accuracy']:6.1%}   (95 % interval {low:.1%} to {high:.1%})", flush=True)
-
-    def end(self, report: dict[str, Any]) -> None:
-        out = self.config.out
-        print(f"\n{report['seconds']['total'] / 60:.1f} minutes, {report['peak_memory_mb'] / 1024:.1f} GB at most."
-              f" {report['rl_steps']} RL steps.\n"
-              f"  report    {out / 'report.json'}\n  picture   {out / 'curve.png'}\n  page      {out / 'rollouts.html'}\n\n"
-              f"Next:\n  .venv/bin/ownship chat {out / 'model'}\n  .venv/bin/ownship serve {out / 'model'}\n", flush=True)

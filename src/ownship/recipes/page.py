@@ -49,7 +49,7 @@ def curve(folder: Path, report: dict[str, Any]) -> None:
 
 def rollouts(folder: Path, report: dict[str, Any], shown: int = 40) -> None:
     """rollouts.html: the same held-out tasks answered before and after. Everything a model wrote is escaped."""
-    stages = {name: [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()] for name in _STAGES}
+    stages = {name: [json.loads(line) for line in (folder / f"{name}.rollouts.jsonl").read_text().splitlines()] for name in _STAGES}
     cards = []
     for replies in list(zip(*stages.values(), strict=True))[:shown]:
         answers = "".join(
@@ -91,7 +91,7 @@ h2 {{ font-size: 1rem; margin: 0; }} .key {{ margin: 2px 0 12px; font-size: .9re
 code, .row p {{ font: .88rem/1.45 ui-monospace, monospace; }}
 .row {{ display: grid; grid-template-columns: repeat(3, 1fr); gap: 12px; }}
 .row div {{ border-left: 3px solid var(--line); padding-left: 10px; min-width: 0; }}
-.row b {{ font-size: .8rem; font-weight: 600; color: var(--quiet); }} 
+.row b {{ font-size: .8rem; font-weight: 600; color: var(--quiet); }}
 .row p {{ margin: 2px 0 0; overflow-wrap: anywhere; white-space: pre-line; }}
 .row .right {{ border-color: var(--good); }} .row .right b::after {{ content: "  ✓"; color: var(--good); }}
 .row .wrong {{ border-color: var(--bad); }} .row .wrong b::after {{ content: "  ✗"; color: var(--bad); }}

@@ -7,11 +7,10 @@ weights, because they are the same tensors.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ownship.errors import UserError
 from ownship.recipes.settings import OptimSettings
@@ -35,6 +34,8 @@ class RL:
     """Where the run is kept. The same command continues an interrupted run."""
     steps: int = 50
     """Updates."""
+    minutes: float | None = None
+    """Also end after this long, at the end of a step."""
     tasks: int = 16
     """Tasks per update."""
     group: int = 8
@@ -55,12 +56,8 @@ class RL:
     seed: int = 0
 
 
-def run(config: RL, deadline: float | None = None, report: Callable[[dict[str, Any]], None] | None = None) -> Path:
-    """Runs or continues; returns the folder of the trained model.
-
-    `deadline` (on `time.monotonic`) ends the run after the step that reaches it; `report` is given each step's metrics.
-    Raises Interrupted after Ctrl-C, with everything saved.
-    """
+def run(config: RL) -> Path:
+    """Runs or continues; returns the folder of the trained model. Raises Interrupted after Ctrl-C, with everything saved."""
     from ownship.engine.engine import Engine
     from ownship.envs.env import tasks
     from ownship.envs.registry import make
@@ -77,9 +74,11 @@ def run(config: RL, deadline: float | None = None, report: Callable[[dict[str, A
     from ownship.recipes.settings import choose, optim, torch_dtype
     from ownship.recipes.watch import Watch
 
+    deadline = None if config.minutes is None else time.monotonic() + config.minutes * 60
     advantage = choose(ADVANTAGES, config.advantage, "advantage")
     env = make(config.env)
-    now = Run(config.out, {"recipe": "rl", **asdict(config), "out": str(config.out)}, may_change=("steps", "out", "save_every"))
+    asked = {"recipe": "rl", **asdict(config), "out": str(config.out)}
+    now = Run(config.out, asked, may_change=("steps", "minutes", "out", "save_every"))
     model, tokenizer = checkpoint.load(zoo.resolve(config.model), torch_dtype(config.dtype))
     learner = Learner(model, optim(config.optim), config.micro_tokens)
     now.restore(learner)
@@ -126,8 +125,6 @@ def run(config: RL, deadline: float | None = None, report: Callable[[dict[str, A
                 watch.step(now.step, metrics, warnings)
                 if idle == _PATIENCE:
                     raise UserError(f"{idle} steps in a row taught nothing: {warnings[0]}")
-                if report is not None:
-                    report({"step": now.step, **metrics})
                 if now.step % config.save_every == 0:
                     now.save(learner)
         except Interrupted:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ownship.errors import UserError
 from ownship.recipes.settings import OptimSettings
@@ -43,7 +44,7 @@ class SFT:
     seed: int = 0
 
 
-def run(config: SFT, report: Callable[[dict[str, Any]], None] | None = None) -> Path:
+def run(config: SFT) -> Path:
     """Runs or continues; returns the folder of the trained model. Raises Interrupted after Ctrl-C, with everything saved."""
     from ownship.learn.interrupt import Interrupted, Interruptible
     from ownship.learn.learner import Learner
@@ -69,15 +70,13 @@ def run(config: SFT, report: Callable[[dict[str, Any]], None] | None = None) -> 
         try:
             while now.step < config.steps:
                 start = time.perf_counter()
-                state = examples_of_step(examples, config.batch)
-                metrics = learner.update([supervised(*chat.render(messages)) for messages in state], imitation, watch.learned(stop))
+                batch = [supervised(*chat.render(messages)) for messages in islice(examples, config.batch)]
+                metrics = learner.update(batch, imitation, watch.learned(stop))
                 metrics.pop("mismatch", None)  # there is no sampler here
                 now.log("metrics", **metrics)
                 now.log("timings", learn=time.perf_counter() - start, tokens=metrics["stream_tokens"])
                 now.finish_step()
                 watch.step(now.step, metrics)
-                if report is not None:
-                    report({"step": now.step, **metrics})
                 if now.step % config.save_every == 0:
                     now.save(learner)
         except Interrupted:
@@ -86,10 +85,6 @@ def run(config: SFT, report: Callable[[dict[str, Any]], None] | None = None) -> 
     now.save(learner)
     checkpoint.save(model, tokenizer, config.out / "model")
     return config.out / "model"
-
-
-def examples_of_step(examples: Iterator[list[Message]], batch: int) -> list[list[Message]]:
-    return [next(examples) for _ in range(batch)]
 
 
 def conversations(config: SFT) -> Iterator[list[Message]]:
