@@ -50,8 +50,9 @@ def accuracy(engine: Engine, env: Env, count: int, max_tokens: int, progress: Ca
     greedy = Sampling(temperature=0, max_tokens=max_tokens)
     chosen = held_out(env, count)
     rollouts: list[Rollout] = []
-    for start in range(0, len(chosen), _BATCH):
-        rollouts += play(engine, env, chosen[start : start + _BATCH], greedy, seed="eval", progress=progress)
+    while len(rollouts) < len(chosen):
+        size = _BATCH if rollouts else _BATCH // 4  # the first number comes early
+        rollouts += play(engine, env, chosen[len(rollouts) :][:size], greedy, seed="eval", progress=progress)
         if answered is not None:
             answered(sum(map(solved, rollouts)), len(rollouts))
     return Accuracy(sum(map(solved, rollouts)), len(rollouts), rollouts)
