@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import tokenizers
 import torch
+from tiny import BYTES, CHATML, SPECIAL
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from ownship.model import checkpoint, zoo
@@ -20,10 +21,6 @@ from ownship.model.tokenizer import Tokenizer
 
 torch.set_num_threads(1)  # beside other work on two cores, threads wait for each other longer than they help
 
-CHATML = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
-          "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
-BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())  # the 256 characters that stand for bytes
-SPECIAL = ["<|im_start|>", "<|im_end|>"]
 TINY = LlamaConfig(vocab_size=264, hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=6,
                    num_key_value_heads=2, head_dim=8, max_position_embeddings=256, eos_token_ids=(257,))
 

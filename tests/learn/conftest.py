@@ -4,35 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
-import tokenizers
 import torch
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tiny import tiny_model
 
 from ownship.model import checkpoint
-from ownship.model.llama import Llama, LlamaConfig
-from ownship.model.tokenizer import Tokenizer
 from ownship.recipes import sft
 from ownship.recipes.settings import OptimSettings
-
-TEMPLATE = ("{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-            "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
-
-
-def byte_tokenizer() -> Tokenizer:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = tokenizers.Tokenizer(models.BPE(vocab={letter: id for id, letter in enumerate(alphabet)}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in ("<|im_start|>", "<|im_end|>")])
-    return Tokenizer(backend, "<|im_end|>", TEMPLATE)
-
-
-def tiny_model(seed: int = 0) -> tuple[Llama, Tokenizer]:
-    tokenizer = byte_tokenizer()
-    sizes = LlamaConfig(vocab_size=tokenizer.size, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-                        num_attention_heads=4, num_key_value_heads=2, head_dim=16, max_position_embeddings=256,
-                        tie_word_embeddings=True, eos_token_ids=(tokenizer.eos_id,))
-    return Llama(sizes).init_weights(seed, std=0.1), tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
+from tiny import tiny_model
 
 from ownship.engine.engine import Engine
 from ownship.engine.request import Request, Sampling

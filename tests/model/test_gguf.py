@@ -13,10 +13,10 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from conftest import BYTES, CHATML, SPECIAL
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny import BYTES, CHATML, SPECIAL
 
 from ownship.errors import UserError
 from ownship.model import checkpoint
