@@ -29,7 +29,9 @@ def reward(env: Any, task: Task, text: str) -> float:
 def test_sort(seed: int) -> None:
     env = Sort()
     task = env.task(seed)
-    numbers = [int(word) for word in task.messages[0]["content"].removeprefix("Sort in ascending order: ").split()]
+    question, _, form = task.messages[0]["content"].partition("\n\n")
+    numbers = [int(word) for word in question.removeprefix("Sort in ascending order: ").split()]
+    assert "Answer:" in form
     assert 4 <= len(numbers) <= 9 and len(set(numbers)) == len(numbers) and all(0 <= number < 100 for number in numbers)
     assert task.answer == " ".join(map(str, sorted(numbers)))
     assert task == Sort().task(seed) and env.reply(task, []) == []
@@ -53,7 +55,9 @@ def test_sort_in_another_order_is_the_same_task() -> None:
 def test_sums(seed: int) -> None:
     for env in (Sums(), Sums(worked=0.0)):
         task = env.task(seed)
-        terms = [int(word) for word in task.messages[0]["content"].removeprefix("What is ").removesuffix("?").split(" + ")]
+        question, _, form = task.messages[0]["content"].partition("\n\n")
+        terms = [int(word) for word in question.removeprefix("What is ").removesuffix("?").split(" + ")]
+        assert "Answer:" in form
         assert int(task.answer) == sum(terms) and reward(env, task, env.solution(task)) == 1
         assert reward(env, task, f"Answer: {sum(terms) + 1}") == 0
 

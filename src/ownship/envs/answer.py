@@ -12,6 +12,11 @@ INSTRUCTION = "End with one line: Answer: <your answer>"
 _FORM = re.compile(r"^Answer: ?(.+)\Z", re.MULTILINE)
 
 
+def asked(question: str) -> tuple[Message, ...]:
+    """The question as a conversation's opening, with the form of the answer stated."""
+    return ({"role": "user", "content": f"{question}\n\n{INSTRUCTION}"},)
+
+
 def final_answer(text: str) -> str | None:
     """What stands behind `Answer:` on the last line, or None if the text does not end in exactly one such line.
 

@@ -10,7 +10,7 @@ from contextlib import redirect_stdout
 from functools import lru_cache
 from typing import Any
 
-from ownship.envs.answer import INSTRUCTION, final_answer, stated
+from ownship.envs.answer import asked, final_answer, stated
 from ownship.envs.env import Task
 from ownship.envs.rubric import Gate, Part, Rubric
 from ownship.errors import UserError
@@ -76,8 +76,7 @@ class Gym:
         item = self._item(seed)
         question = item["question"]
         answer = "" if item["answer"] is None else str(item["answer"]).strip()  # None: any that the verifier accepts
-        return Task(self.name, seed, ({"role": "user", "content": f"{question}\n\n{INSTRUCTION}"},), answer,
-                    key=question)
+        return Task(self.name, seed, asked(question), answer, key=question)
 
     def reply(self, task: Task, messages: Sequence[Message]) -> list[Message]:
         return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from ownship.envs.answer import exact, stated
+from ownship.envs.answer import asked, exact, stated
 from ownship.envs.env import Task
 from ownship.envs.rubric import Gate, Part, Rubric
 from ownship.errors import UserError
@@ -28,7 +28,7 @@ class Sort:
         numbers = draw.sample(range(self.below), draw.randint(self.low, self.high))
         answer = " ".join(map(str, sorted(numbers)))
         question = f"Sort in ascending order: {' '.join(map(str, numbers))}"
-        return Task(self.name, seed, ({"role": "user", "content": question},), answer, key=answer, level=len(numbers))
+        return Task(self.name, seed, asked(question), answer, key=answer, level=len(numbers))
 
     def reply(self, task: Task, messages: Sequence[Message]) -> list[Message]:
         return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from ownship.envs.answer import exact, stated
+from ownship.envs.answer import asked, exact, stated
 from ownship.envs.env import Task
 from ownship.envs.rubric import Gate, Part, Rubric
 from ownship.errors import UserError
@@ -33,7 +33,7 @@ class Sums:
         terms = [draw.randint(1, self.largest) for _ in range(draw.randint(self.low, self.high))]
         question = f"What is {' + '.join(map(str, terms))}?"
         # Two sums of the same numbers in another order count as the same task.
-        return Task(self.name, seed, ({"role": "user", "content": question},), str(sum(terms)),
+        return Task(self.name, seed, asked(question), str(sum(terms)),
                     key=" ".join(map(str, sorted(terms))), level=len(terms), info={"terms": terms})
 
     def reply(self, task: Task, messages: Sequence[Message]) -> list[Message]:
