@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
+from scipy.stats import chi2
 
 from ownship.engine import engine as module
 from ownship.engine.engine import Engine
+from ownship.engine.forward import Chunk, Pool
 from ownship.engine.request import Completion, Request, Sampling
 from ownship.errors import UserError
 from ownship.model.attention import sequences
@@ -36,12 +39,12 @@ def full_forward(model: Llama, before: list[int], tokens: list[int]) -> torch.Te
 def check(engine: Engine, request: Request, completion: Completion) -> None:
     """The completion is one that this request can have, and its log-probabilities are the full forward's."""
     assert len(completion.logprobs) == len(completion.tokens) <= request.sampling.max_tokens
-    assert END not in completion.tokens[:-1]
+    assert END not in completion.tokens[:-1] or request.sampling.ignore_eos
     assert completion.fingerprint == engine.fingerprint
     stopped = any(stop in engine.tokenizer.decode(completion.tokens) for stop in request.sampling.stop)
     if completion.finish == "length":
         assert len(completion.tokens) == request.sampling.max_tokens
-        assert completion.tokens[-1] != END
+        assert completion.tokens[-1] != END or request.sampling.ignore_eos
     elif completion.finish == "stop":
         assert completion.tokens[-1] == END or stopped
     assert not any(stop in completion.text for stop in request.sampling.stop)
@@ -59,17 +62,25 @@ def finish(engine: Engine) -> dict[int, Completion]:
     return completions
 
 
-@contextmanager
-def counted(model: Llama) -> Iterator[list[int]]:
-    """How many tokens each forward pass reads."""
+def counted(engine: Engine) -> list[int]:
+    """How many tokens each forward pass reads, from now on."""
     sizes: list[int] = []
-    handle = model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    yield sizes
-    handle.remove()
+    forward = engine._forward
+
+    class Counting:
+        pool, reload = forward.pool, forward.reload
+
+        def __call__(self, chunks: Sequence[Chunk]) -> torch.Tensor:
+            sizes.append(sum(len(chunk.tokens) for chunk in chunks))
+            return forward(chunks)
+
+    engine._forward = Counting()
+    return sizes
 
 
-def cache_bytes(engine: Engine) -> int:
-    return sum(store.numel() * store.element_size() for store in (engine._cache.keys, engine._cache.values))
+def unused(engine: Engine) -> bool:
+    """No block is left to a request that has gone."""
+    return engine._blocks.used == 0 and not any(engine._blocks._users)
 
 
 # What is drawn
@@ -170,13 +181,13 @@ def test_stop_strings(small: Llama, pieces: Tokenizer) -> None:
 
 
 def test_a_shared_prompt_is_read_once(small: Llama, pieces: Tokenizer) -> None:
-    engine = Engine(small, pieces)
+    engine = Engine(small, pieces, guess=False)
     groups = [prompt(30, 1), prompt(12, 2), prompt(50, 3)]
     requests = [Request(groups[i % 3], Sampling(max_tokens=10, seed=i)) for i in range(24)]
-    with counted(small) as sizes:
-        together = engine.generate(requests)
+    sizes = counted(engine)
+    together = engine.generate(requests)
     assert sizes[0] == 30 + 12 + 50
-    assert max(sizes[1:]) <= 24
+    assert sizes[1:] == [24] * 9
     separate = [engine.generate([request])[0] for request in requests]
     assert [completion.tokens for completion in together] == [completion.tokens for completion in separate]
     for request, completion in zip(requests, together, strict=True):
@@ -184,36 +195,26 @@ def test_a_shared_prompt_is_read_once(small: Llama, pieces: Tokenizer) -> None:
 
 
 def test_more_prompts_than_one_step_reads(small: Llama, pieces: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_PREFILL_TOKENS", 100)
-    engine = Engine(small, pieces)
+    monkeypatch.setattr(module, "_READ", 100)
+    monkeypatch.setattr(module, "_READ_BESIDE", 40)
+    engine = Engine(small, pieces, guess=False)
     requests = [Request(prompt(1 + 29 * i % 130, i), Sampling(max_tokens=5, seed=i)) for i in range(30)]
-    with counted(small) as sizes:
-        completions = engine.generate(requests)
-    assert max(sizes) <= 130
+    sizes = counted(engine)
+    completions = engine.generate(requests)
+    assert max(sizes) <= 16 * 30 + 40
     for request, completion in zip(requests, completions, strict=True):
         check(engine, request, completion)
 
 
-def test_short_prompts_do_not_pay_for_a_long_one(small: Llama, pieces: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attention over R prompts, the longest of L tokens, computes R·L² scores: not to be many times those that are needed."""
-    steps: list[list[int]] = []
-    monkeypatch.setattr(module, "sequences", lambda lengths: steps.append(list(lengths)) or sequences(lengths))
-    engine = Engine(small, pieces)
-    requests = [Request(prompt(400 if i % 16 == 0 else 4, i), Sampling(max_tokens=5, seed=i)) for i in range(64)]
-    for request, completion in zip(requests, engine.generate(requests), strict=True):
-        check(engine, request, completion)
-    for lengths in steps:
-        assert len(lengths) * max(lengths) ** 2 <= 4 * sum(length**2 for length in lengths) + (1 << 20)
-
-
-def test_requests_that_come_one_by_one_do_not_each_copy_the_cache(small: Llama, pieces: Tokenizer) -> None:
-    engine = Engine(small, pieces)
-    sizes = set()
-    for i in range(64):
-        engine.submit(Request(prompt(5, i), Sampling(max_tokens=200, temperature=0)))
-        engine.step()
-        sizes.add(engine._cache.keys.shape[1])
-    assert len(sizes) <= 8
+def test_a_long_prompt_does_not_hold_up_the_others(small: Llama, pieces: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_READ_BESIDE", 32)
+    engine = Engine(small, pieces, guess=False)
+    talking = engine.submit(Request(prompt(5), Sampling(max_tokens=100, temperature=0, ignore_eos=True)))
+    engine.step()
+    long = engine.submit(Request(prompt(400), Sampling(max_tokens=1)))
+    for _ in range(-(-400 // 32) - 1):
+        assert [event.id for event in engine.step()] == [talking]  # a token in every step
+    assert {event.id for event in engine.step()} == {talking, long}
 
 
 # Bounds
@@ -226,7 +227,7 @@ def test_max_rows(small: Llama, pieces: Tokenizer) -> None:
 
     def watch(_: int) -> None:
         nonlocal most
-        most = max(most, len(engine._running))
+        most = max(most, int(engine.load["running"]))
 
     completions = engine.generate(requests, watch)
     assert most == 3
@@ -234,45 +235,196 @@ def test_max_rows(small: Llama, pieces: Tokenizer) -> None:
         check(engine, request, completion)
 
 
-def bounded(small: Llama, pieces: Tokenizer, requests: list[Request], tokens: int) -> int:
-    """Runs the requests with a cache of `tokens` tokens; returns the most tokens that it ever held memory for."""
-    size = Engine(small, pieces)._token_bytes
-    engine = Engine(small, pieces, cache_bytes=tokens * size)
-    most = 0
+def bounded(small: Llama, pieces: Tokenizer, requests: list[Request], blocks: int) -> int:
+    """Runs the requests with a cache of so many blocks of 16 tokens, as they run without a bound; returns how many pre-emptions
+    there were."""
+    expected = Engine(small, pieces).generate(requests)
+    engine = Engine(small, pieces, cache_bytes=blocks * Pool.block_bytes(small.config, torch.float32))
+    preempted = 0
+    preempt = engine._preempt
 
-    def watch(_: int) -> None:
-        nonlocal most
-        most = max(most, cache_bytes(engine))
+    def counting(running: Any) -> None:
+        nonlocal preempted
+        preempted += 1
+        preempt(running)
 
-    completions = engine.generate(requests, watch)
-    for request, completion in zip(requests, completions, strict=True):
+    engine._preempt = counting  # type: ignore[method-assign]
+    for request, completion, other in zip(requests, engine.generate(requests), expected, strict=True):
         check(engine, request, completion)
         assert completion.finish != "cancelled"
-    return most // size
+        assert (completion.tokens, completion.text, completion.finish) == (other.tokens, other.text, other.finish)
+    assert unused(engine)
+    return preempted
 
 
 def test_cache_bound(small: Llama, pieces: Tokenizer) -> None:
-    requests = [Request(prompt(20, i), Sampling(max_tokens=40, seed=i)) for i in range(30)]
-    assert bounded(small, pieces, requests, tokens=640) == 640  # ten rows of 64
+    requests = [Request(prompt(20, i), Sampling(max_tokens=40, seed=i, ignore_eos=True)) for i in range(30)]
+    assert bounded(small, pieces, requests, blocks=10) > 5
 
 
 def test_cache_bound_after_many_short_requests(small: Llama, pieces: Tokenizer) -> None:
     short = [Request(prompt(2, i), Sampling(max_tokens=3, seed=i)) for i in range(30)]
     lasting = Request(prompt(3), Sampling(max_tokens=60, seed=1))
     long = [Request(prompt(400, i), Sampling(max_tokens=20, seed=i)) for i in range(4)]
-    assert bounded(small, pieces, [lasting, *short, *long], tokens=2048) <= 2048
+    bounded(small, pieces, [lasting, *short, *long], blocks=32)
 
 
 def test_long_and_short_requests_all_finish(small: Llama, pieces: Tokenizer) -> None:
     requests = [Request(prompt(300 if i % 5 == 0 else 4, i), Sampling(max_tokens=9, seed=i)) for i in range(30)]
-    bounded(small, pieces, requests, tokens=700)
+    bounded(small, pieces, requests, blocks=20)
+
+
+def test_groups_in_a_small_cache(small: Llama, pieces: Tokenizer) -> None:
+    requests = [Request(prompt(50, i // 8), Sampling(max_tokens=30, seed=i, ignore_eos=True)) for i in range(64)]
+    assert bounded(small, pieces, requests, blocks=16) > 5
+
+
+def test_many_requests_that_come_and_go(small: Llama, pieces: Tokenizer) -> None:
+    """500 of random lengths, stops and cancellations, a cache too small for half of those that could run."""
+    draw = random.Random(3)
+    engine = Engine(small, pieces, max_rows=40, cache_bytes=60 * Pool.block_bytes(small.config, torch.float32))
+    waiting = [Request(prompt(draw.choice([1, 5, 16, 17, 40, 200]), draw.randrange(60)),
+                       Sampling(max_tokens=draw.choice([1, 2, 17, 60]), seed=i, stop=draw.choice([(), ("e",), ("th", "a")]),
+                                temperature=draw.choice([0, 1]))) for i in range(500)]
+    requests: dict[int, Request] = {}
+    completions: dict[int, Completion] = {}
+    cancelled = 0
+    for _ in range(100_000):
+        for request in waiting[: draw.choice([0, 0, 1, 5])]:
+            requests[engine.submit(waiting.pop(0))] = request
+        if draw.random() < 0.2 and requests:
+            id = draw.choice(list(requests))
+            if (completion := engine.cancel(id)) is not None:
+                completions[id] = completion
+                cancelled += 1
+        completions |= {event.id: event.completion for event in engine.step() if event.completion is not None}
+        if not waiting and not engine.busy:
+            break
+    assert len(completions) == 500 and 20 < cancelled < 400
+    for id, completion in completions.items():
+        check(engine, requests[id], completion)
+    assert unused(engine)
+    for id in draw.sample([id for id, completion in completions.items() if completion.finish != "cancelled"], 30):
+        assert Engine(small, pieces).generate([requests[id]])[0].tokens == completions[id].tokens
+
+
+# Equal beginnings
+
+
+def test_a_second_turn_reads_only_what_is_new(small: Llama, pieces: Tokenizer) -> None:
+    engine = Engine(small, pieces, guess=False)
+    first = Request(prompt(70), Sampling(max_tokens=30, seed=1, ignore_eos=True))
+    reply = engine.generate([first])[0]
+    second = Request([*first.prompt, *reply.tokens, *prompt(9, 1)], Sampling(max_tokens=5, seed=2))
+    sizes = counted(engine)
+    found = engine.generate([second])[0]
+    assert found.found == 96 and sizes[0] == 109 - 96  # full blocks of what was there
+    alone = Engine(small, pieces, guess=False).generate([second])[0]
+    assert found.tokens == alone.tokens and alone.found == 0
+    check(engine, second, found)
+
+
+def test_what_was_used_longest_ago_is_forgotten_first(small: Llama, pieces: Tokenizer) -> None:
+    engine = Engine(small, pieces, cache_bytes=12 * Pool.block_bytes(small.config, torch.float32))
+    ask = {name: Request(prompt(65, name), Sampling(max_tokens=1, temperature=0)) for name in (1, 2, 3)}
+
+    def found(name: int) -> int:
+        return engine.generate([ask[name]])[0].found
+
+    assert [found(name) for name in (1, 2, 1)] == [0, 0, 64]
+    assert found(3) == 0  # in the place of 2
+    assert found(1) == 64
+    assert found(2) < 64
+
+
+def test_new_weights_forget_everything(small: Llama, pieces: Tokenizer) -> None:
+    engine = Engine(small, pieces)
+    request = Request(prompt(70), Sampling(max_tokens=20, temperature=0))
+    before = engine.generate([request])[0]
+    with torch.no_grad():
+        for parameter in small.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    assert engine.weights_changed() != before.fingerprint
+    after = engine.generate([request])[0]
+    assert after.found == 0 and after.version == before.version + 1 and after.tokens != before.tokens
+    check(engine, request, after)
+
+
+# Scores of prompts, guesses
+
+
+@pytest.mark.parametrize("length", [1, 2, 16, 17, 200])
+def test_prompt_logprobs(small: Llama, pieces: Tokenizer, length: int) -> None:
+    engine = Engine(small, pieces)
+    request = Request(prompt(length), Sampling(max_tokens=3, temperature=0), prompt_logprobs=3)
+    for _ in range(2):  # the second time its blocks could be found
+        completion = engine.generate([request, *[Request(prompt(30, i), Sampling(max_tokens=9)) for i in range(3)]])[0]
+        assert [scored.id for scored in completion.prompt_scores] == request.prompt[1:]
+        if length > 1:
+            expected = full_forward(small, request.prompt[:1], request.prompt[1:])
+            assert torch.allclose(torch.tensor([scored.logprob for scored in completion.prompt_scores]).double(), expected,
+                                  atol=1e-4)
+        assert all(scored.top is not None and len(scored.top) == 3 for scored in completion.prompt_scores)
+        check(engine, request, completion)
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_guesses_change_nothing(small: Llama, pieces: Tokenizer, temperature: float) -> None:
+    """Prompts that repeat themselves, so that there is much to guess; and, greedily, a network that goes in circles."""
+    if temperature == 0:
+        for block in small.layers:
+            torch.nn.init.zeros_(block.self_attn.o_proj.weight)  # what comes next depends on the last token alone
+    requests = [Request(prompt(6, i) * 6, Sampling(max_tokens=200, seed=i, temperature=temperature, ignore_eos=True,
+                                                   repetition_penalty=1 + temperature * (i % 2))) for i in range(8)]
+    engine, plain = Engine(small, pieces), Engine(small, pieces, guess=False)
+    with_guesses, without = counted(engine), counted(plain)
+    for request in requests:
+        guessed, expected = engine.generate([request])[0], plain.generate([request])[0]
+        assert guessed.tokens == expected.tokens
+        assert guessed.logprobs == pytest.approx(expected.logprobs, abs=1e-4)
+    assert max(with_guesses[1:]) > 1 and max(without) == 36
+    if temperature == 0:
+        assert len(with_guesses) < 0.7 * len(without)  # many were right
+
+
+def test_guesses_leave_the_distribution_as_it_is(small: Llama, pieces: Tokenizer) -> None:
+    """20,000 draws of three tokens, the third often after a right guess of the second, against the network's probabilities."""
+    before, draws, temperature = prompt(5) * 3, 20_000, 0.3
+    bias = torch.zeros(small.config.vocab_size)
+    bias[before] = 2.0  # or what was said before would seldom be said again
+    with torch.no_grad():
+        small.lm_head.weight.mul_(0.1)
+    engine = Engine(small, pieces)
+    engine._guess = 10_000  # whatever the company
+    sizes = counted(engine)
+    requests = [Request(before, Sampling(max_tokens=3, seed=i, ignore_eos=True, temperature=temperature,
+                                         logit_bias=tuple((id, 2.0) for id in set(before)))) for i in range(draws)]
+    seen = Counter(tuple(completion.tokens) for completion in engine.generate(requests))
+    assert max(sizes) > engine.max_rows + 20  # there were guesses
+
+    def after(texts: list[list[int]]) -> torch.Tensor:
+        positions, attention = sequences([len(before) + len(text) for text in texts])
+        hidden = small(torch.tensor([token for text in texts for token in before + text]), positions, attention)
+        ends = torch.tensor([len(before) + len(text) for text in texts]).cumsum(0) - 1
+        return torch.softmax((logits(small, hidden[ends]) + bias).double() / temperature, -1)
+
+    with torch.no_grad():
+        texts: dict[tuple[int, ...], float] = {(): 1.0}
+        for _ in range(3):
+            nexts = after([list(text) for text in texts])
+            texts = {(*text, token): share * float(nexts[row, token]) for row, (text, share) in enumerate(texts.items())
+                     for token in torch.nonzero(nexts[row] * share * draws > 0.5)[:, 0].tolist()}
+    likely = {text: share * draws for text, share in texts.items() if share * draws >= 5}
+    rest = draws - sum(likely.values())
+    statistic = sum((seen[text] - expected) ** 2 / expected for text, expected in likely.items())
+    statistic += (draws - sum(seen[text] for text in likely) - rest) ** 2 / rest
+    assert len(likely) > 30 and chi2.sf(statistic, len(likely)) > 1e-4
 
 
 def test_what_can_never_run_is_refused(small: Llama, pieces: Tokenizer) -> None:
-    size = Engine(small, pieces)._token_bytes
-    engine = Engine(small, pieces, cache_bytes=200 * size)
+    engine = Engine(small, pieces, cache_bytes=13 * Pool.block_bytes(small.config, torch.float32))
     for request, words in (
-        (Request(prompt(150), Sampling(max_tokens=51)), "cache"),
+        (Request(prompt(150), Sampling(max_tokens=59)), "cache"),
         (Request(prompt(10), Sampling(max_tokens=503)), "512"),
         (Request([]), "empty"),
         (Request([1, 320]), "vocabulary"),
@@ -281,7 +433,7 @@ def test_what_can_never_run_is_refused(small: Llama, pieces: Tokenizer) -> None:
         with pytest.raises(UserError, match=words):
             engine.submit(request)
     assert not engine.busy
-    assert len(engine.generate([Request(prompt(150), Sampling(max_tokens=50))])) == 1  # what just fits does run
+    assert len(engine.generate([Request(prompt(150), Sampling(max_tokens=58))])) == 1  # what just fits does run
 
 
 def test_generate_with_one_that_is_refused_runs_none(small: Llama, pieces: Tokenizer) -> None:
@@ -349,8 +501,8 @@ def test_progress_counts_the_tokens(small: Llama, pieces: Tokenizer) -> None:
 def test_200_random_requests(small: Llama, pieces: Tokenizer, seed: int) -> None:
     """Random lengths, shared prompts, stops, arrivals, cancels and bounds: rows move about, and no request notices."""
     draw = random.Random(seed)
-    size = Engine(small, pieces)._token_bytes
-    engine = Engine(small, pieces, max_rows=draw.choice([3, 8, 32]), cache_bytes=draw.choice([600, 2000, 100_000]) * size)
+    size = Pool.block_bytes(small.config, torch.float32)
+    engine = Engine(small, pieces, max_rows=draw.choice([3, 8, 32]), cache_bytes=draw.choice([12, 60, 5000]) * size)
     prompts = [prompt(draw.choice([1, 2, 7, 30, 64, 90]), i) for i in range(40)]
     requests: dict[int, Request] = {}
     completions: dict[int, Completion] = {}
@@ -371,8 +523,8 @@ def test_200_random_requests(small: Llama, pieces: Tokenizer, seed: int) -> None
             assert event.id not in completions
             if event.completion is not None:
                 completions[event.id] = event.completion
-        assert len(engine._running) <= engine.max_rows
-    assert completions.keys() == requests.keys()
+        assert engine.load["running"] <= engine.max_rows
+    assert completions.keys() == requests.keys() and unused(engine)
     assert len({completion.finish for completion in completions.values()}) == 3
     for id, request in requests.items():
         check(engine, request, completions[id])

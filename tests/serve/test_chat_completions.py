@@ -351,12 +351,12 @@ def test_leaving_a_stream_frees_the_slot(server: Server, n: int) -> None:
         chunks = open_stream(server, n=n)
         eventually(lambda: gate.asked == 6)
         requests = list(server.engine._running)
-        assert [len(request.tokens) for request in requests] == [5] * n
+        assert [len(request.reply) for request in requests] == [5] * n
         chunks.close()
         eventually(lambda: server.worker._gone)
         gate.release()  # the step that was under way
         eventually(lambda: not server.engine._running)
-        assert [len(request.tokens) for request in requests] == [6] * n
+        assert [len(request.reply) for request in requests] == [6] * n
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -366,12 +366,12 @@ def test_leaving_before_the_answer_frees_the_slot(server: Server, n: int) -> Non
         connection = open_request(server, n=n)
         eventually(lambda: gate.asked == 6)
         requests = list(server.engine._running)
-        assert [len(request.tokens) for request in requests] == [5] * n
+        assert [len(request.reply) for request in requests] == [5] * n
         connection.close()
         eventually(lambda: server.worker._gone)
         gate.release()
         eventually(lambda: not server.engine._running)
-        assert [len(request.tokens) for request in requests] == [6] * n
+        assert [len(request.reply) for request in requests] == [6] * n
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -385,7 +385,7 @@ def test_leaving_the_queue(narrow: Server, streaming: bool) -> None:
         eventually(lambda: narrow.worker._open == 1)
         gate.release(3)
         eventually(lambda: gate.asked == 5)
-        assert len(narrow.engine._running[0].tokens) == 4
+        assert len(narrow.engine._running[0].reply) == 4
         assert not narrow.engine._waiting
         chunks.close()
     eventually(lambda: not narrow.engine.busy)

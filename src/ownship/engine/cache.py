@@ -1,85 +1,103 @@
-"""The key/value cache: one row of memory per running request, rows 0 to n−1 in use, attention over the live length."""
+"""Which block of the cache holds what: allocation, sharing of equal beginnings, and what is forgotten first.
+
+A full block is known by a hash over all tokens up to its end, so any request that begins with the same tokens finds it: a system
+prompt, an earlier turn of the chat, the prompt of a group, a request's own work before it was pre-empted.
+"""
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import hashlib
+from array import array
+from collections import OrderedDict
+from collections.abc import Sequence
 
-from ownship.model.attention import RowAttention
-from ownship.model.llama import LlamaConfig
+from ownship.engine.forward import SLOTS
 
-
-class KVCache:
-    """keys and values [layers, rows, K, capacity, E] in float32; grows on demand, keeps what it holds."""
-
-    def __init__(self, config: LlamaConfig) -> None:
-        self.config = config
-        self.keys = self.values = torch.empty(config.num_hidden_layers, 0, config.num_key_value_heads, 0, config.head_dim)
-
-    @staticmethod
-    def token_bytes(config: LlamaConfig) -> int:
-        return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
-
-    def reserve(self, rows: int, capacity: int) -> None:
-        """Makes room for `rows` requests of at most `capacity` tokens; what rows beyond those hold may be dropped."""
-        have_rows, have_capacity = self.keys.shape[1], self.keys.shape[3]
-        if rows <= have_rows and capacity <= have_capacity:
-            return
-        if capacity <= have_capacity:
-            capacity = have_capacity
-        else:  # widened: only the rows in use are kept, or rows that nobody uses would be widened too
-            capacity, have_rows = -(-capacity // 64) * 64, min(have_rows, rows)
-        shape = (self.config.num_hidden_layers, rows, self.config.num_key_value_heads, capacity, self.config.head_dim)
-        for name in ("keys", "values"):
-            old, new = getattr(self, name), torch.zeros(shape)  # masked slots are read too: no NaN
-            new[:, :have_rows, :, :have_capacity] = old[:, :have_rows]
-            setattr(self, name, new)
-
-    def clear(self) -> None:
-        """Gives the memory back."""
-        self.__init__(self.config)  # type: ignore[misc]
-
-    def move(self, source: int, target: int, length: int) -> None:
-        """Copies the first `length` tokens of one row to another."""
-        for store in (self.keys, self.values):
-            store[:, target, :, :length] = store[:, source, :, :length]
-
-    def prefill(self, inner: RowAttention, rows: Tensor, source: Tensor) -> _Prefill:
-        """An `Attend` that also keeps keys and values: cache row `rows[i]` gets stream positions `source[i]` ([R], [R, L])."""
-        return _Prefill(self, inner, rows, source)
-
-    def decode(self, lengths: Tensor) -> _Decode:
-        """An `Attend` for one new token in each of the rows 0 to n−1, which hold `lengths` [n] tokens already."""
-        return _Decode(self, lengths)
+Key = bytes
+ROOT: Key = b""
 
 
-class _Prefill:
-    def __init__(self, cache: KVCache, inner: RowAttention, rows: Tensor, source: Tensor) -> None:
-        self.cache, self.inner, self.rows, self.source = cache, inner, rows, source
-
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        length = self.source.shape[1]
-        for store, new in ((self.cache.keys, k), (self.cache.values, v)):
-            store[layer, self.rows, :, :length] = new[self.source].transpose(1, 2).float()  # [R, K, L, E]
-        return self.inner(layer, q, k, v)
+def key(parent: Key, tokens: Sequence[int]) -> Key:
+    """The name of a full block with these 16 tokens after the block `parent`."""
+    return hashlib.blake2b(parent + array("i", tokens).tobytes(), digest_size=16).digest()
 
 
-class _Decode:
-    def __init__(self, cache: KVCache, lengths: Tensor) -> None:
-        self.cache, self.lengths = cache, lengths
-        self.rows = torch.arange(len(lengths))
-        self.live = int(lengths.max()) + 1
-        hidden = torch.arange(self.live) > lengths[:, None]  # [n, live]
-        bias = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
-        self.bias = bias[:, None, None] if len(lengths) > 1 else None  # [n, 1, 1, live]
+class Blocks:
+    """Blocks 0 to count − 1. A block is free, in use (by one request or several), or kept: unused, but its contents are known."""
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        keys, values = self.cache.keys[layer], self.cache.values[layer]
-        keys[self.rows, :, self.lengths] = k
-        values[self.rows, :, self.lengths] = v.float()
-        count = len(self.lengths)
-        out = F.scaled_dot_product_attention(
-            q.unsqueeze(2), keys[:count, :, : self.live], values[:count, :, : self.live], self.bias, enable_gqa=True
-        )
-        return out.squeeze(2).to(v.dtype)  # [n, H, E]
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._free = list(range(count - 1, -1, -1))
+        self._users = [0] * count
+        self._names: dict[int, Key] = {}
+        self._known: dict[Key, int] = {}
+        self._kept: OrderedDict[int, None] = OrderedDict()  # the one unused for longest first
+        self.queries = self.hits = 0  # tokens looked up, tokens found
+
+    @property
+    def available(self) -> int:
+        """Blocks that can be allocated now; kept ones would be forgotten."""
+        return len(self._free) + len(self._kept)
+
+    @property
+    def used(self) -> int:
+        return self.count - self.available
+
+    def allocate(self) -> int | None:
+        """A block for one user, or None if all are in use."""
+        if self._free:
+            block = self._free.pop()
+        elif self._kept:
+            block, _ = self._kept.popitem(last=False)
+            del self._known[self._names.pop(block)]
+        else:
+            return None
+        self._users[block] = 1
+        return block
+
+    def share(self, block: int) -> int:
+        """One user more."""
+        if not self._users[block]:
+            del self._kept[block]
+        self._users[block] += 1
+        return block
+
+    def release(self, blocks: Sequence[int]) -> None:
+        """One user less of each. What is known stays until its memory is needed; ends of sequences go first."""
+        for block in reversed(blocks):
+            self._users[block] -= 1
+            if self._users[block] == 0:
+                if block in self._names:
+                    self._kept[block] = None
+                else:
+                    self._free.append(block)
+
+    def name(self, block: int, name: Key) -> None:
+        """The block is full and will not be written again. Of two equal blocks the first is known."""
+        if name not in self._known:
+            self._known[name] = block
+            self._names[block] = name
+
+    def find(self, tokens: Sequence[int]) -> tuple[list[int], Key]:
+        """Blocks that hold the beginning of `tokens`, now shared with the caller, and the last one's name.
+
+        At least one token is left over: its logits are wanted.
+        """
+        found: list[int] = []
+        parent = ROOT
+        for start in range(0, (len(tokens) - 1) // SLOTS * SLOTS, SLOTS):
+            name = key(parent, tokens[start : start + SLOTS])
+            if name not in self._known:
+                break
+            found.append(self.share(self._known[name]))
+            parent = name
+        self.queries += len(tokens)
+        self.hits += len(found) * SLOTS
+        return found, parent
+
+    def forget(self) -> None:
+        """Nothing kept is valid any more (the weights changed)."""
+        self._free += self._kept
+        self._kept.clear()
+        self._names.clear()
+        self._known.clear()

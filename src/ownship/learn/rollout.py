@@ -73,7 +73,7 @@ def play(engine: Engine, env: Env, tasks: Sequence[Task], sampling: Sampling, se
         for index, completion in zip(active, engine.generate(requests, progress), strict=True):
             rollout = rollouts[index]
             rollout.tokens += completion.tokens
-            rollout.drawn += [True] * len(completion.tokens)
+            rollout.drawn += [not forced for forced in completion.forced]  # what a grammar forced was not drawn
             rollout.logprobs += completion.logprobs
             rollout.fingerprint, rollout.finish = completion.fingerprint, completion.finish
             rollout.messages.append({"role": "assistant", "content": completion.text})

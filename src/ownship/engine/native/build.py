@@ -1,0 +1,61 @@
+"""Compiles the kernels for this very machine, once; what was compiled is kept beside the model cache."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from ownship.model import zoo
+
+_SOURCES = ("kernels.h", "forward.cpp")
+_FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "-Wno-psabi")
+
+
+class Unavailable(Exception):
+    """Why there are no compiled kernels here."""
+
+
+def library() -> ctypes.CDLL:
+    """The compiled kernels. Raises Unavailable if there is no compiler, or the environment sets OWNSHIP_NATIVE=0."""
+    if os.environ.get("OWNSHIP_NATIVE") == "0":
+        raise Unavailable("OWNSHIP_NATIVE=0")
+    return _library()
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    compiler = os.environ.get("CXX") or shutil.which("g++")
+    if compiler is None:
+        raise Unavailable("there is no C++ compiler (g++) on this machine")
+    here = Path(__file__).parent
+    made_from = [*((here / name).read_bytes() for name in _SOURCES), " ".join(_FLAGS).encode(), compiler.encode(), _processor()]
+    path = zoo.cache() / f"kernels-{hashlib.sha256(b'|'.join(made_from)).hexdigest()[:16]}.so"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # moved into place whole: two processes may compile
+            made = Path(folder) / path.name
+            done = subprocess.run([compiler, *_FLAGS, "-o", made, here / "forward.cpp"], capture_output=True, text=True)
+            if done.returncode:
+                raise Unavailable(f"{compiler} failed: {(done.stderr.strip().splitlines() or ['no reason given'])[0]}")
+            made.replace(path)
+    found = ctypes.CDLL(str(path))
+    found.ownship_memory.restype = found.ownship_packed_bytes.restype = ctypes.c_int64
+    if not found.ownship_prepare():
+        raise Unavailable("the system does not grant the use of AMX")
+    return found
+
+
+def _processor() -> bytes:
+    """What the compiler's -march=native depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_bytes().splitlines()
+    except OSError:
+        return platform.machine().encode()
+    return b"".join(next((line for line in lines if line.startswith(name)), b"") for name in (b"model name", b"flags"))

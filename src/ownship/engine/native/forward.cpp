@@ -1,0 +1,412 @@
+// The decoder's forward pass over a flat stream of tokens with a paged cache: what model/llama.py computes, for serving.
+#include "kernels.h"
+#include <type_traits>
+#include <vector>
+#include <algorithm>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+struct Net {
+    int32_t layers, hidden, heads, kv_heads, size, wide, vocabulary;  // `size` of a head, `wide`: the MLP's
+    int32_t format, table_bf16, threads;
+    float eps;
+    const void* embeddings;   // [vocabulary][hidden]
+    const float* norms;       // [2 layers + 1][hidden]
+    const float *cos, *sin;   // [positions][size / 2]
+    const Matrix* matrices;   // per layer qkv, o, gate and up in turns of 16 columns, down; then the head
+    void *keys, *values;      // [layers][blocks][kv_heads][size][16] and [16][size]; float32 if the format is F32, else bf16
+    int64_t blocks;
+};
+
+struct Step {
+    int32_t tokens, wanted, width;  // N tokens; rows of logits; blocks per table
+    const int32_t *ids, *positions; // [N]
+    const int32_t* row;             // [N] which table
+    const int32_t* tables;          // [rows][width] block numbers
+    const int32_t* ends;            // [wanted] stream places whose logits are wanted
+    float* logits;                  // [wanted][vocabulary]
+    void* memory;                   // at least ownship_memory(...) bytes, 64-aligned
+};
+
+struct Layout {  // of the working memory
+    int rows, ld, ld_qkv, longest;
+    struct Inputs { int ld; size_t staged, narrow, scales; } model, mlp;  // of products, as wide as the model or as the MLP
+    size_t x, qkv, scores, total;
+    Layout(const Net& net, int tokens, int blocks) {
+        rows = up(tokens, 32);
+        ld = up(std::max({net.hidden, net.heads * net.size}), GROUP);
+        ld_qkv = up((net.heads + 2 * net.kv_heads) * net.size, UNIT);
+        longest = blocks * SLOTS;
+        size_t at = 0;
+        auto take = [&](size_t bytes) { size_t here = at; at += (bytes + 63) / 64 * 64; return here; };
+        x = take(size_t(rows) * ld * 4);
+        for (auto [inputs, width] : {std::pair(&model, up(std::max(net.hidden, net.heads * net.size), GROUP)),
+                                     std::pair(&mlp, up(net.wide, GROUP))})
+            *inputs = {width, take(size_t(rows) * width * 4), take(size_t(rows) * width * 2),
+                       take(size_t(rows) * (width / GROUP) * 4)};
+        qkv = take(size_t(rows) * ld_qkv * 4);
+        scores = take(size_t(net.threads) * TOGETHER * net.heads * (longest + 2 * net.size) * 4);
+        total = at;
+    }
+};
+
+class Barrier {
+    std::atomic<int> arrived{0}, round{0};
+    const int threads;
+public:
+    explicit Barrier(int n) : threads(n) {}
+    void wait() {
+        if (threads == 1) return;
+        int mine = round.load(std::memory_order_relaxed);
+        if (arrived.fetch_add(1, std::memory_order_acq_rel) == threads - 1) {
+            arrived.store(0, std::memory_order_relaxed);
+            round.store(mine + 1, std::memory_order_release);
+            return;
+        }
+        for (int spins = 0; round.load(std::memory_order_acquire) == mine;)
+            if (++spins > 4000) sched_yield(); else __builtin_ia32_pause();
+    }
+};
+
+template <class T>
+class Pass {  // T: what the cache holds
+    const Net& net;
+    const Step& step;
+    const Layout at;
+    const Format format;
+    char* const memory;
+    Barrier barrier;
+    std::vector<std::atomic<int>> counters;
+
+    float* x(int m) { return (float*)(memory + at.x) + size_t(m) * at.ld; }
+    float* qkv(int m) { return (float*)(memory + at.qkv) + size_t(m) * at.ld_qkv; }
+    Rows rows(const Layout::Inputs& to) {
+        return {memory + (format == F32 ? to.staged : to.narrow), (float*)(memory + to.scales), to.ld};
+    }
+
+    // 16 inputs of the next product; in int8 they wait in float32 until quantise()
+    void stage(const Layout::Inputs& to, int m, int column, v16 y) {
+        if (format == BF16) store((uint16_t*)(memory + to.narrow) + size_t(m) * to.ld + column, narrow(y));
+        else store((float*)(memory + to.staged) + size_t(m) * to.ld + column, y);
+    }
+
+    void quantise(const Layout::Inputs& to, int m, int width) {  // to 16 bits, one scale for 64
+        float* y = (float*)(memory + to.staged) + size_t(m) * to.ld;
+        int16_t* out = (int16_t*)(memory + to.narrow) + size_t(m) * to.ld;
+        float* scales = (float*)(memory + to.scales) + size_t(m) * (to.ld / GROUP);
+        std::fill(y + width, y + up(width, GROUP), 0.f);
+        for (int g = 0; g < up(width, GROUP) / GROUP; g++) {
+            v16 top{};
+            for (int i = 0; i < GROUP; i += 16) { v16 v = load<v16>(y + g * GROUP + i); top = max(top, max(v, -v)); }
+            float most = largest(top), inverse = most > 0 ? 32767 / most : 0;
+            scales[g] = most / 32767;
+            for (int i = 0; i < GROUP; i++) out[g * GROUP + i] = int16_t(__builtin_rintf(y[g * GROUP + i] * inverse));
+        }
+    }
+
+    // All that is staged is there, rounded if the format asks for it.
+    void prepared(const Layout::Inputs& to, int width, int thread) {
+        barrier.wait();
+        if (format != INT8) return;
+        for (int m = thread; m < step.tokens; m += net.threads) quantise(to, m, width);
+        barrier.wait();
+    }
+
+    void normalise(const float* in, const float* weight, int m) {
+        v16 squares{};
+        for (int i = 0; i < at.ld; i += 16) { v16 v = load<v16>(in + i); squares += v * v; }
+        float scale = 1 / std::sqrt(sum(squares) / net.hidden + net.eps);
+        for (int i = 0; i < at.ld; i += 16) {
+            float w[16] = {};
+            std::memcpy(w, weight + i, sizeof(float) * std::min(16, std::max(0, net.hidden - i)));
+            stage(at.model, m, i, load<v16>(in + i) * scale * load<v16>(w));
+        }
+    }
+
+    T* block(void* store, int layer, int64_t number, int head) {
+        return (T*)store + (((int64_t)layer * net.blocks + number) * net.kv_heads + head) * net.size * SLOTS;
+    }
+
+    void rotate(float* v, int position, float scale) {  // the halves (a, b) → (a cos − b sin, b cos + a sin)
+        const float *c = net.cos + size_t(position) * (net.size / 2), *s = net.sin + size_t(position) * (net.size / 2);
+        for (int i = 0, half = net.size / 2; i < half; i++) {
+            float a = v[i], b = v[i + half];
+            v[i] = (a * c[i] - b * s[i]) * scale;
+            v[i + half] = (b * c[i] + a * s[i]) * scale;
+        }
+    }
+
+    void remember(int m, int layer) {  // rotates queries and keys; keys and values go to the cache
+        float* here = qkv(m);
+        int position = step.positions[m], slot = position % SLOTS;
+        int64_t number = step.tables[(size_t)step.row[m] * step.width + position / SLOTS];
+        for (int h = 0; h < net.heads; h++) rotate(here + h * net.size, position, 1 / std::sqrt((float)net.size));
+        for (int h = 0; h < net.kv_heads; h++) {
+            float *key = here + (net.heads + h) * net.size, *value = key + net.kv_heads * net.size;
+            rotate(key, position, 1);
+            T *keys = block(net.keys, layer, number, h), *values = block(net.values, layer, number, h) + slot * net.size;
+            for (int e = 0; e < net.size; e++) { put(keys + e * SLOTS + slot, key[e]); put(values + e, value[e]); }
+        }
+    }
+
+    template <int R>
+    void scores(const float* q, const T* const* keys, int blocks, float* const* out) {
+        constexpr int B = R <= 3 ? 4 : R <= 6 ? 2 : 1;
+        int b = 0;
+        float* here[R];
+        for (; b + B <= blocks; b += B) {
+            for (int r = 0; r < R; r++) here[r] = out[r] + b * SLOTS;
+            scores_of<R, B, T>(q, net.size, keys + b, here);
+        }
+        for (; b < blocks; b++) {
+            for (int r = 0; r < R; r++) here[r] = out[r] + b * SLOTS;
+            scores_of<R, 1, T>(q, net.size, keys + b, here);
+        }
+    }
+
+    template <int R>
+    void values(const float* const* weights, int from, int to, const T* const* store, float* out) {
+        for (int t = from; t < to; t += SLOTS) {
+            const float* here[R];
+            for (int r = 0; r < R; r++) here[r] = weights[r] + t;
+            int e = 0;
+            for (; e + 64 <= net.size; e += 64) values_of<R, 4, T>(here, std::min(SLOTS, to - t), store[t / SLOTS] + e, net.size, out + e);
+            for (; e < net.size; e += 16) values_of<R, 1, T>(here, std::min(SLOTS, to - t), store[t / SLOTS] + e, net.size, out + e);
+        }
+    }
+
+    // f(r, count): runs over `rows` rows in stretches for which there is a kernel
+    template <class F> static void stretches(int rows, F f) {
+        int r = 0;
+        for (; rows - r >= 6; r += 6) f(r, std::integral_constant<int, 6>());
+        for (; rows - r >= 3; r += 3) f(r, std::integral_constant<int, 3>());
+        for (; rows - r >= 1; r += 1) f(r, std::integral_constant<int, 1>());
+    }
+
+    // The attention of tokens [begin, end), at most TOGETHER of them, for one key/value head. Leading blocks that all of them
+    // have (one prompt's tokens, or a group that shares its prompt) are read once for all.
+    void attend(int begin, int end, int head, int layer, int thread, std::vector<const T*>& keys, std::vector<const T*>& vals) {
+        int count = end - begin, group = net.heads / net.kv_heads, size = net.size;
+        float* own = (float*)(memory + at.scores) + size_t(thread) * TOGETHER * net.heads * (at.longest + 2 * size);
+        float *queries = own, *outs = own + TOGETHER * net.heads * size, *weights = outs + TOGETHER * net.heads * size;
+        auto table = [&](int token) { return step.tables + (size_t)step.row[token] * step.width; };
+        int blocks[TOGETHER], shared = step.width, most = 0;
+        for (int i = 0; i < count; i++) {
+            blocks[i] = step.positions[begin + i] / SLOTS + 1;
+            most = std::max(most, blocks[i]);
+            for (int g = 0; g < group; g++)
+                std::memcpy(queries + (i * group + g) * size, qkv(begin + i) + (head * group + g) * size, size * 4);
+        }
+        for (int i = 0; i < count; i++) {
+            bool same = step.row[begin + i] == step.row[begin];
+            int equal = same ? step.width : 0;
+            while (!same && equal < std::min(blocks[0], blocks[i]) && table(begin)[equal] == table(begin + i)[equal]) equal++;
+            shared = std::min(shared, equal);
+        }
+        shared = std::min(shared, most);
+        std::memset(outs, 0, size_t(count) * group * size * 4);
+        float* line[TOGETHER * 64];
+        std::vector<float*> many;
+        float** lines = line;
+        if (count * group > TOGETHER * 64) { many.resize(count * group); lines = many.data(); }
+        for (int r = 0; r < count * group; r++) lines[r] = weights + size_t(r) * at.longest;
+
+        auto find = [&](int token, int from, int to) {
+            for (int b = from; b < to; b++) {
+                keys[b] = block(net.keys, layer, table(token)[b], head);
+                vals[b] = block(net.values, layer, table(token)[b], head);
+            }
+        };
+        auto score = [&](int r0, int rows, int from, int to) {
+            stretches(rows, [&](int r, auto n) {
+                float* here[n.value];
+                for (int i = 0; i < n.value; i++) here[i] = lines[r0 + r + i] + from * SLOTS;
+                scores<n.value>(queries + (r0 + r) * size, keys.data() + from, to - from, here);
+            });
+        };
+        find(begin, 0, shared);
+        if (shared) score(0, count * group, 0, shared);
+        for (int i = 0; i < count; i++)
+            if (blocks[i] > shared) { find(begin + i, shared, blocks[i]); score(i * group, group, shared, blocks[i]); }
+
+        for (int i = 0; i < count; i++) {
+            int live = step.positions[begin + i] + 1, padded = blocks[i] * SLOTS;
+            for (int g = 0; g < group; g++) {
+                float* w = lines[i * group + g];
+                for (int t = live; t < padded; t++) w[t] = -INFINITY;
+                v16 top = splat(-INFINITY), total{};
+                for (int t = 0; t < padded; t += 16) top = max(top, load<v16>(w + t));
+                float peak = largest(top);
+                for (int t = 0; t < padded; t += 16) {
+                    v16 y = exponential(load<v16>(w + t) - peak);
+                    total += y;
+                    store(w + t, y);
+                }
+                float scale = 1 / sum(total);
+                for (int t = 0; t < padded; t += 16) store(w + t, load<v16>(w + t) * scale);
+                for (int t = padded; t < shared * SLOTS; t++) w[t] = 0;  // what only the later of these tokens see
+            }
+        }
+        auto mix = [&](int r0, int rows, int from, int to) {
+            stretches(rows, [&](int r, auto n) {
+                values<n.value>(lines + r0 + r, from, to, vals.data(), outs + (r0 + r) * size);
+            });
+        };
+        int last = 0;
+        for (int i = 0; i < count; i++) last = std::max(last, step.positions[begin + i] + 1);
+        find(begin, 0, shared);
+        if (shared) mix(0, count * group, 0, std::min(shared * SLOTS, last));
+        for (int i = 0; i < count; i++)
+            if (blocks[i] > shared) {
+                find(begin + i, shared, blocks[i]);
+                mix(i * group, group, shared * SLOTS, step.positions[begin + i] + 1);
+            }
+        for (int i = 0; i < count; i++) for (int g = 0; g < group; g++) for (int e = 0; e < size; e += 16)
+            stage(at.model, begin + i, (head * group + g) * size + e, load<v16>(outs + (i * group + g) * size + e));
+    }
+
+public:
+    Pass(const Net& net, const Step& step)
+        : net(net), step(step), at(net, std::max(step.tokens, step.wanted), step.width), format(Format(net.format)),
+          memory((char*)step.memory), barrier(net.threads), counters(size_t(net.layers) * 5 + 1) {}
+
+    void run(int thread) {
+        Tiles tiles;
+        (void)tiles;
+        std::vector<const T*> keys(step.width), vals(step.width);
+        const int M = step.tokens, pieces = (M + TOGETHER - 1) / TOGETHER;
+        auto next = counters.begin();
+        for (int m = thread; m < M; m += net.threads) {
+            float* here = x(m);
+            size_t from = size_t(step.ids[m]) * net.hidden;
+            for (int i = 0; i < net.hidden; i++)
+                here[i] = net.table_bf16 ? from_bits(uint32_t(((const uint16_t*)net.embeddings)[from + i]) << 16)
+                                         : ((const float*)net.embeddings)[from + i];
+            for (int i = net.hidden; i < at.ld; i++) here[i] = 0;
+        }
+        auto normal = [&](int which) {
+            for (int m = thread; m < M; m += net.threads) {
+                normalise(x(m), net.norms + size_t(which) * net.hidden, m);
+                if (format == INT8) quantise(at.model, m, net.hidden);
+            }
+            barrier.wait();
+        };
+        for (int layer = 0; layer < net.layers; layer++) {
+            const Matrix* w = net.matrices + 4 * layer;
+            normal(2 * layer);
+            multiply(format, rows(at.model), M, w[0], *next++, [&](int m, int unit, const float* c) {
+                std::memcpy(qkv(m) + unit * UNIT, c, UNIT * 4);
+            });
+            barrier.wait();
+            for (int m = thread; m < M; m += net.threads) remember(m, layer);
+            barrier.wait();
+            std::atomic<int>& item = *next++;
+            for (int i; (i = item.fetch_add(1)) < pieces * net.kv_heads;) {
+                int begin = i % pieces * TOGETHER;
+                attend(begin, std::min(begin + TOGETHER, M), i / pieces, layer, thread, keys, vals);
+            }
+            prepared(at.model, net.heads * net.size, thread);
+            auto add = [&](int m, int unit, const float* c) {
+                float* here = x(m) + unit * UNIT;
+                int columns = std::min(UNIT, at.ld - unit * UNIT);
+                for (int i = 0; i < columns; i += 16) store(here + i, load<v16>(here + i) + load<v16>(c + i));
+            };
+            multiply(format, rows(at.model), M, w[1], *next++, add);
+            barrier.wait();
+            normal(2 * layer + 1);
+            multiply(format, rows(at.model), M, w[2], *next++, [&](int m, int unit, const float* c) {
+                stage(at.mlp, m, unit * 16, silu(load<v16>(c)) * load<v16>(c + 16));
+            });
+            prepared(at.mlp, net.wide, thread);
+            multiply(format, rows(at.mlp), M, w[3], *next++, add);
+            barrier.wait();
+        }
+        if (!step.wanted) return;
+        for (int m = thread; m < step.wanted; m += net.threads) {
+            normalise(x(step.ends[m]), net.norms + size_t(2 * net.layers) * net.hidden, m);
+            if (format == INT8) quantise(at.model, m, net.hidden);
+        }
+        barrier.wait();
+        multiply(format, rows(at.model), step.wanted, net.matrices[4 * net.layers], *next++, [&](int m, int unit, const float* c) {
+            int columns = std::min(UNIT, net.vocabulary - unit * UNIT);
+            std::memcpy(step.logits + size_t(m) * net.vocabulary + unit * UNIT, c, columns * 4);
+        });
+    }
+};
+
+template <class T> static void forward(const Net& net, const Step& step) {
+    Pass<T> pass(net, step);
+#pragma omp parallel num_threads(net.threads)
+    {
+#ifdef _OPENMP
+        int thread = omp_get_thread_num();
+#else
+        int thread = 0;
+#endif
+        pass.run(thread);
+    }
+}
+
+extern "C" {
+
+int ownship_prepare() {  // asks the kernel for AMX; 1 if this build can run here
+#if defined(__AMX_BF16__) && defined(__linux__)
+    return syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+#else
+    return 1;
+#endif
+}
+
+int64_t ownship_memory(const Net* net, int tokens, int width) { return Layout(*net, tokens, width).total; }
+
+int64_t ownship_packed_bytes(int format, int n, int k) { return int64_t(up(n, UNIT) / UNIT) * unit_bytes(Format(format), k); }
+
+// weights [n][k] in float32 or bf16 → the packed form; int8 also fills scales [units][k / 64][32]
+void ownship_pack(int format, int bf16, const void* weights, int n, int k, void* packed, float* scales, int threads) {
+    size_t bytes = unit_bytes(Format(format), k);
+    int groups = up(k, GROUP) / GROUP;
+#pragma omp parallel for num_threads(threads)
+    for (int unit = 0; unit < up(n, UNIT) / UNIT; unit++) {
+        char* out = (char*)packed + unit * bytes;
+        for (int g = 0; g < groups; g++) {
+            float part[UNIT][GROUP] = {};
+            int first = g * GROUP, width = std::min(GROUP, k - first);
+            for (int column = 0; column < UNIT && unit * UNIT + column < n; column++) {
+                size_t from = size_t(unit * UNIT + column) * k + first;
+                if (!bf16) std::memcpy(part[column], (const float*)weights + from, width * 4);
+                else for (int i = 0; i < width; i++)
+                    part[column][i] = from_bits(uint32_t(((const uint16_t*)weights)[from + i]) << 16);
+            }
+            if (format == F32)
+                for (int i = 0; i < width; i++) for (int column = 0; column < UNIT; column++)
+                    ((float*)out)[size_t(first + i) * UNIT + column] = part[column][i];
+            else if (format == BF16)
+                for (int i = 0; i < std::min(GROUP, up(k, 32) - first); i += 2) for (int column = 0; column < UNIT; column++) {
+                    uint16_t* pair = (uint16_t*)out + (first + i) / 32 * 1024 + column / 16 * 512 + i % 32 / 2 * 32 + column % 16 * 2;
+                    put(pair, part[column][i]);
+                    put(pair + 1, part[column][i + 1]);
+                }
+            else
+                for (int column = 0; column < UNIT; column++) {
+                    float most = 0;
+                    for (float w : part[column]) most = std::max(most, std::fabs(w));
+                    scales[(size_t(unit) * groups + g) * UNIT + column] = most / 127;
+                    float inverse = most > 0 ? 127 / most : 0;
+                    for (int i = 0; i < GROUP; i++)
+                        ((int8_t*)out)[(first + i) / 2 * 64 + column * 2 + i % 2] = int8_t(__builtin_rintf(part[column][i] * inverse));
+                }
+        }
+    }
+}
+
+void ownship_forward(const Net* net, const Step* step) {
+    if (net->format == F32) forward<float>(*net, *step);
+    else forward<uint16_t>(*net, *step);
+}
+
+}

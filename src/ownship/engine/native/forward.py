@@ -1,0 +1,124 @@
+"""The compiled forward pass: packs the weights for the kernels, hands over the step, and gets logits back."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ownship.engine.forward import SLOTS, Chunk, Pool, wanted_places
+from ownship.engine.native.build import Unavailable, library
+from ownship.model.llama import Llama
+
+FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
+_UNIT, _GROUP = 32, 64  # as in kernels.h
+
+_pointer, _int = ctypes.c_void_p, ctypes.c_int32
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = (("data", _pointer), ("scales", _pointer), ("n", _int), ("k", _int))
+
+
+class _Net(ctypes.Structure):
+    _fields_ = (*((name, _int) for name in ("layers", "hidden", "heads", "kv_heads", "size", "wide", "vocabulary", "format",
+                                            "table_bf16", "threads")), ("eps", ctypes.c_float),
+                *((name, _pointer) for name in ("embeddings", "norms", "cos", "sin", "matrices", "keys", "values")),
+                ("blocks", ctypes.c_int64))
+
+
+class _Step(ctypes.Structure):
+    _fields_ = (*((name, _int) for name in ("tokens", "wanted", "width")),
+                *((name, _pointer) for name in ("ids", "positions", "row", "tables", "ends", "logits", "memory")))
+
+
+class NativeForward:
+    """`Forward` by compiled kernels, in `precision` float32, bfloat16 or int8 (weights of 8 bits, one scale for 64).
+
+    A token's results depend on its own sequence alone, bit for bit: not on the batch, nor on how its prompt was cut into chunks.
+    Raises Unavailable where it cannot run.
+    """
+
+    def __init__(self, model: Llama, blocks: int, precision: str) -> None:
+        self.library = library()
+        config = model.config
+        if config.head_dim % SLOTS:
+            raise Unavailable(f"the kernels need heads of a multiple of {SLOTS}, not {config.head_dim}")
+        self.model, self.format = model, FORMATS[precision]
+        self.pool = Pool(config, blocks, torch.float32 if precision == "float32" else torch.bfloat16)
+        self.threads = torch.get_num_threads()
+        self.wide = -(-config.intermediate_size // _GROUP) * _GROUP  # padded with zeros
+        cos, sin = model.rope(torch.arange(config.max_position_embeddings))  # [P, 1, E]: both halves alike
+        self._cos, self._sin = (table[:, 0, : config.head_dim // 2].contiguous() for table in (cos, sin))
+        self._matrices = (_Matrix * (4 * config.num_hidden_layers + 1))()
+        self._packed: list[tuple[Tensor, Tensor]] = []
+        self._memory = torch.zeros(0, dtype=torch.uint8)
+        self._net = _Net(
+            layers=config.num_hidden_layers, hidden=config.hidden_size, heads=config.num_attention_heads,
+            kv_heads=config.num_key_value_heads, size=config.head_dim, wide=self.wide, vocabulary=config.vocab_size,
+            format=self.format, threads=self.threads, eps=config.rms_norm_eps, cos=self._cos.data_ptr(), sin=self._sin.data_ptr(),
+            matrices=ctypes.addressof(self._matrices), keys=self.pool.keys.data_ptr(), values=self.pool.values.data_ptr(),
+            blocks=blocks)
+        self.reload()
+
+    @torch.no_grad()
+    def reload(self) -> None:
+        model, config = self.model, self.model.config
+        layers: list[Any] = list(model.layers)
+        matrices: list[Tensor] = []
+        for block in layers:
+            attention, mlp = block.self_attn, block.mlp
+            pad = (0, 0, 0, self.wide - config.intermediate_size)
+            gate, up = (torch.nn.functional.pad(part.weight, pad).view(-1, 16, config.hidden_size)
+                        for part in (mlp.gate_proj, mlp.up_proj))
+            matrices += (torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]),
+                         attention.o_proj.weight, torch.stack((gate, up), 1).view(-1, config.hidden_size),
+                         torch.nn.functional.pad(mlp.down_proj.weight, (0, self.wide - config.intermediate_size)))
+        matrices.append(model.lm_head.weight)
+        for index, weight in enumerate(matrices):
+            self._pack(index, weight)
+        self._embeddings = model.embed_tokens.weight.detach()  # the very tensor
+        norms = [norm.weight for block in layers for norm in (block.input_layernorm, block.post_attention_layernorm)]
+        self._norms = torch.stack([*norms, model.norm.weight]).float()
+        self._net.embeddings, self._net.norms = self._embeddings.data_ptr(), self._norms.data_ptr()
+        self._net.table_bf16 = self._embeddings.dtype == torch.bfloat16
+
+    def _pack(self, index: int, weight: Tensor) -> None:
+        weight = weight.detach().contiguous()
+        n, k = weight.shape
+        if index == len(self._packed):  # the first time: afterwards the same memory is written again
+            size = self.library.ownship_packed_bytes(self.format, n, k)
+            groups = -(-n // _UNIT) * -(-k // _GROUP) * _UNIT if self.format == FORMATS["int8"] else 0
+            data = torch.empty(size + 64, dtype=torch.uint8)
+            self._packed.append((data[-data.data_ptr() % 64 :][:size], torch.empty(groups)))
+        data, scales = self._packed[index]
+        self.library.ownship_pack(self.format, int(weight.dtype == torch.bfloat16), _pointer(weight.data_ptr()), n, k,
+                                  _pointer(data.data_ptr()), _pointer(scales.data_ptr()), self.threads)
+        self._matrices[index] = _Matrix(data.data_ptr(), scales.data_ptr(), n, k)
+
+    def __call__(self, chunks: Sequence[Chunk]) -> Tensor:
+        lengths = [len(chunk.tokens) for chunk in chunks]
+        count = sum(lengths)
+        needs = [-(-(chunk.start + length) // SLOTS) for chunk, length in zip(chunks, lengths, strict=True)]
+        tables = np.zeros((len(chunks), max(needs)), np.int32)
+        for index, (chunk, need) in enumerate(zip(chunks, needs, strict=True)):
+            tables[index, :need] = chunk.table[:need]
+        ids = np.fromiter((token for chunk in chunks for token in chunk.tokens), np.int32, count)
+        positions = np.concatenate([np.arange(chunk.start, chunk.start + length, dtype=np.int32)
+                                    for chunk, length in zip(chunks, lengths, strict=True)])
+        row = np.repeat(np.arange(len(chunks), dtype=np.int32), lengths)
+        ends = np.array(wanted_places(chunks), np.int32)
+        logits = torch.empty(len(ends), self.model.config.vocab_size)
+        width = tables.shape[1]
+        size = self.library.ownship_memory(ctypes.byref(self._net), max(count, len(ends)), width) + 64
+        if len(self._memory) < size:
+            self._memory = torch.zeros(size * 5 // 4, dtype=torch.uint8)
+        memory = self._memory.data_ptr()
+        step = _Step(count, len(ends), width, ids.ctypes.data, positions.ctypes.data, row.ctypes.data, tables.ctypes.data,
+                     ends.ctypes.data, logits.data_ptr(), memory + -memory % 64)
+        self.library.ownship_forward(ctypes.byref(self._net), ctypes.byref(step))  # without Python's lock
+        return logits

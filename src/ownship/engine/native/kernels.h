@@ -1,0 +1,278 @@
+// Vectors, matrix products and attention. Written with the compiler's portable vectors; AMX and VNNI where the machine has them.
+//
+// Every result depends on its own row alone: sums run in one fixed order, whatever else is in the batch. So a request draws
+// the same tokens alone, in company, read in chunks or in one piece, bit for bit.
+#pragma once
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <immintrin.h>
+#include <sched.h>
+
+typedef float v16 __attribute__((vector_size(64)));
+typedef int32_t i16v __attribute__((vector_size(64)));
+typedef uint32_t u16v __attribute__((vector_size(64)));
+typedef uint16_t h16 __attribute__((vector_size(32)));
+
+enum Format { F32 = 0, BF16 = 1, INT8 = 2 };
+
+constexpr int UNIT = 32;   // columns of a product that one piece of work computes
+constexpr int GROUP = 64;  // weights that share a scale in int8
+constexpr int SLOTS = 16;  // tokens in a block of the cache
+constexpr int TOGETHER = 4;  // tokens whose attention is computed together
+
+template <class T> static inline T load(const void* p) { T x; std::memcpy(&x, p, sizeof x); return x; }
+template <class T> static inline void store(void* p, const T& x) { std::memcpy(p, &x, sizeof x); }
+static inline float from_bits(uint32_t bits) { return load<float>(&bits); }
+static inline v16 splat(float x) { return x - v16{}; }
+static inline int up(int n, int to) { return (n + to - 1) / to * to; }
+
+static inline float sum(v16 x) {
+    float y[16]; store(y, x);
+    for (int width = 8; width; width /= 2) for (int i = 0; i < width; i++) y[i] += y[i + width];
+    return y[0];
+}
+static inline float largest(v16 x) {
+    float y[16]; store(y, x);
+    for (int width = 8; width; width /= 2) for (int i = 0; i < width; i++) y[i] = y[i] > y[i + width] ? y[i] : y[i + width];
+    return y[0];
+}
+static inline v16 max(v16 a, v16 b) { return a > b ? a : b; }
+
+static inline h16 narrow(v16 x) {  // to bf16, round to nearest even
+    u16v bits = (u16v)x;
+    bits += 0x7fff + ((bits >> 16) & 1);
+    return __builtin_convertvector(bits >> 16, h16);
+}
+static inline v16 widen(h16 x) { return (v16)(__builtin_convertvector(x, u16v) << 16); }
+static inline v16 fetch(const float* p) { return load<v16>(p); }
+static inline v16 fetch(const uint16_t* p) { return widen(load<h16>(p)); }
+static inline void put(float* p, float x) { *p = x; }
+static inline void put(uint16_t* p, float x) {
+    uint32_t bits = load<uint32_t>(&x);
+    *p = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+}
+
+static inline v16 exponential(v16 x) {  // e^x for x <= 0, relative error 2e-7; 0 below -87
+    v16 clamped = x < -87.f ? splat(-87.f) : x;
+    v16 n = clamped * 1.44269504f;
+    i16v whole = __builtin_convertvector(n - 0.5f, i16v);  // towards zero: nearest, as x <= 0
+    v16 k = __builtin_convertvector(whole, v16);
+    v16 r = clamped - k * 0.693359375f - k * -2.12194440e-4f;
+    v16 p = splat(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f; p = p * r + 8.3334519073e-3f; p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f; p = p * r + 5.0000001201e-1f; p = p * r * r + r + 1.0f;
+    v16 y = p * (v16)((whole + 127) << 23);
+    return x < -87.f ? v16{} : y;
+}
+static inline v16 silu(v16 x) {  // x / (1 + e^-x)
+    v16 e = exponential(x < 0.f ? x : -x);
+    return x * (x < 0.f ? e : splat(1.f)) / (1.f + e);
+}
+
+// ---------------------------------------------------------------- matrix products
+
+struct Matrix {  // packed: units of 32 columns; see pack()
+    const void* data;
+    const float* scales;  // int8: [units][k / 64][32]
+    int32_t n, k;  // outputs, inputs
+};
+
+struct Rows {  // the left side of a product in the format of the weights: [M (padded to 32)][ld]
+    void* data;
+    float* scales;  // int8: [M][ld / 64]
+    int ld;
+};
+
+// F32: [n/32][k][32]. BF16: [n/32][k/32][2 tiles][16 pairs][16 columns][2]. INT8: [n/32][k/2][32 columns][2].
+static inline size_t unit_bytes(Format format, int k) {
+    return format == F32 ? size_t(k) * UNIT * 4 : format == BF16 ? size_t(up(k, 32)) * UNIT * 2 : size_t(up(k, GROUP)) * UNIT;
+}
+
+template <int M, int U>
+static void product_f32(const float* a, int lda, const float* b, size_t step, int k, float* c) {
+    v16 sums[M][2 * U] = {};
+    for (int i = 0; i < k; i++)
+        for (int u = 0; u < U; u++) {
+            v16 left = load<v16>(b + u * step + i * UNIT), right = load<v16>(b + u * step + i * UNIT + 16);
+            for (int m = 0; m < M; m++) {
+                float x = a[size_t(m) * lda + i];
+                sums[m][2 * u] += x * left;
+                sums[m][2 * u + 1] += x * right;
+            }
+        }
+    for (int u = 0; u < U; u++) for (int m = 0; m < M; m++) for (int s = 0; s < 2; s++)
+        store(c + (u * M + m) * UNIT + s * 16, sums[m][2 * u + s]);
+}
+
+static inline i16v pairs(i16v sums, const int8_t* weights, const int16_t* x) {  // sums += two products per column
+    int32_t pair = load<int32_t>(x);
+#ifdef __AVX512VNNI__
+    __m512i w = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)weights));
+    return (i16v)_mm512_dpwssd_epi32((__m512i)sums, w, _mm512_set1_epi32(pair));
+#else
+    for (int i = 0; i < 16; i++) sums[i] += weights[2 * i] * int16_t(pair) + weights[2 * i + 1] * int16_t(pair >> 16);
+    return sums;
+#endif
+}
+
+template <int M, int U>
+static void product_int8(const int16_t* a, const float* scale, int lda, const int8_t* b, const float* w, size_t step, int k,
+                         float* c) {
+    v16 sums[M][2 * U] = {};
+    int groups = up(k, GROUP) / GROUP;
+    for (int g = 0; g < groups; g++) {
+        i16v exact[M][2 * U] = {};  // 64 products of 8 by 16 bits fit
+        for (int i = g * GROUP; i < (g + 1) * GROUP; i += 2)
+            for (int u = 0; u < U; u++) for (int s = 0; s < 2; s++) for (int m = 0; m < M; m++)
+                exact[m][2 * u + s] = pairs(exact[m][2 * u + s], b + u * step + i * UNIT + s * 32, a + size_t(m) * lda + i);
+        for (int u = 0; u < U; u++) for (int s = 0; s < 2; s++) {
+            v16 width = load<v16>(w + (size_t(u) * groups + g) * UNIT + s * 16);
+            for (int m = 0; m < M; m++)
+                sums[m][2 * u + s] += __builtin_convertvector(exact[m][2 * u + s], v16) * (width * scale[m * (lda / GROUP) + g]);
+        }
+    }
+    for (int u = 0; u < U; u++) for (int m = 0; m < M; m++) for (int s = 0; s < 2; s++)
+        store(c + (u * M + m) * UNIT + s * 16, sums[m][2 * u + s]);
+}
+
+#ifdef __AMX_BF16__
+constexpr bool AMX = true;
+struct TileSettings { uint8_t palette, start, reserved[14]; uint16_t bytes[16]; uint8_t rows[16]; };
+
+class Tiles {  // eight tiles of 16 rows of 64 bytes; the thread's former settings come back at the end (torch has its own)
+    TileSettings before;
+public:
+    Tiles() {
+        _tile_storeconfig(&before);
+        TileSettings all{};
+        all.palette = 1;
+        for (int i = 0; i < 8; i++) { all.bytes[i] = 64; all.rows[i] = 16; }
+        _tile_loadconfig(&all);
+    }
+    ~Tiles() { if (before.palette) _tile_loadconfig(&before); else _tile_release(); }
+};
+
+static void product_amx_2x2(const uint16_t* a, int lda, const uint16_t* b, int steps, float* c) {  // c [32][32]
+    _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+    for (int k = 0; k < steps; k++, a += 32, b += 1024) {
+        _tile_loadd(4, a, lda * 2); _tile_loadd(5, a + 16 * lda, lda * 2);
+        _tile_loadd(6, b, 64); _tile_loadd(7, b + 512, 64);
+        _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 4, 7); _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, c, 128); _tile_stored(1, c + 16, 128); _tile_stored(2, c + 512, 128); _tile_stored(3, c + 528, 128);
+}
+
+static void product_amx_1x4(const uint16_t* a, int lda, const uint16_t* b, size_t step, int steps, float* c) {  // c [2][16][32]
+    _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+    for (int k = 0; k < steps; k++, a += 32, b += 1024) {
+        _tile_loadd(4, a, lda * 2);
+        _tile_loadd(5, b, 64); _tile_dpbf16ps(0, 4, 5);
+        _tile_loadd(6, b + 512, 64); _tile_dpbf16ps(1, 4, 6);
+        _tile_loadd(7, b + step, 64); _tile_dpbf16ps(2, 4, 7);
+        _tile_loadd(5, b + step + 512, 64); _tile_dpbf16ps(3, 4, 5);
+    }
+    _tile_stored(0, c, 128); _tile_stored(1, c + 16, 128); _tile_stored(2, c + 512, 128); _tile_stored(3, c + 528, 128);
+}
+#else
+constexpr bool AMX = false;
+struct Tiles {};
+#endif
+
+template <int M, int U>
+static void product_bf16(const uint16_t* a, int lda, const uint16_t* b, size_t step, int k, float* c) {  // without AMX
+    v16 sums[M][2 * U] = {};
+    for (int i = 0; i < up(k, 32); i += 2)
+        for (int u = 0; u < U; u++) for (int s = 0; s < 2; s++) {
+            // pair p of tile s: 16 columns of (even, odd)
+            u16v both = load<u16v>(b + u * step + (i / 32) * 1024 + s * 512 + (i % 32) / 2 * 32);
+            v16 even = (v16)(both << 16), odd = (v16)(both & 0xffff0000u);
+            for (int m = 0; m < M; m++) {
+                uint32_t pair = load<uint32_t>(a + size_t(m) * lda + i);
+                float first = from_bits(pair << 16), second = from_bits(pair & 0xffff0000u);
+                sums[m][2 * u + s] += first * even;
+                sums[m][2 * u + s] += second * odd;
+            }
+        }
+    for (int u = 0; u < U; u++) for (int m = 0; m < M; m++) for (int s = 0; s < 2; s++)
+        store(c + (u * M + m) * UNIT + s * 16, sums[m][2 * u + s]);
+}
+
+// rows [M] times one matrix. Pieces of work are taken from `next` by all threads; `done(m, unit, c)` gets 32 results of a row.
+template <class Done>
+static void multiply(Format format, const Rows& a, int M, const Matrix& w, std::atomic<int>& next, Done done) {
+    alignas(64) float c[2 * 16 * UNIT * 2];
+    int units = up(w.n, UNIT) / UNIT;
+    size_t bytes = unit_bytes(format, w.k);
+    const char* data = (const char*)w.data;
+#ifdef __AMX_BF16__
+    if (format == BF16) {
+        const uint16_t* x = (const uint16_t*)a.data;
+        int steps = up(w.k, 32) / 32;
+        if (M <= 16) {
+            for (int u; (u = next.fetch_add(2)) < units;) {
+                bool two = u + 1 < units;
+                product_amx_1x4(x, a.ld, (const uint16_t*)(data + u * bytes), two ? bytes / 2 : 0, steps, c);
+                for (int s = 0; s <= two; s++) for (int m = 0; m < M; m++) done(m, u + s, c + (s * 16 + m) * UNIT);
+            }
+        } else {
+            for (int u; (u = next.fetch_add(1)) < units;)
+                for (int m0 = 0; m0 < M; m0 += 32) {
+                    product_amx_2x2(x + size_t(m0) * a.ld, a.ld, (const uint16_t*)(data + u * bytes), steps, c);
+                    for (int m = m0; m < M && m < m0 + 32; m++) done(m, u, c + (m - m0) * UNIT);
+                }
+        }
+        return;
+    }
+#endif
+    // few rows: several units at once, as many sums must be under way as the adder is deep
+    auto run = [&](auto rows, auto width, int m0, int u) {
+        constexpr int R = decltype(rows)::value, U = decltype(width)::value;
+        const char* b = data + u * bytes;
+        if (format == F32)
+            product_f32<R, U>((const float*)a.data + size_t(m0) * a.ld, a.ld, (const float*)b, bytes / 4, w.k, c);
+        else if (format == BF16)
+            product_bf16<R, U>((const uint16_t*)a.data + size_t(m0) * a.ld, a.ld, (const uint16_t*)b, bytes / 2, w.k, c);
+        else
+            product_int8<R, U>((const int16_t*)a.data + size_t(m0) * a.ld, a.scales + size_t(m0) * (a.ld / GROUP), a.ld,
+                               (const int8_t*)b, w.scales + size_t(u) * (up(w.k, GROUP) / GROUP) * UNIT, bytes, w.k, c);
+        for (int s = 0; s < U; s++) for (int m = 0; m < R; m++) done(m0 + m, u + s, c + (s * R + m) * UNIT);
+    };
+    auto all = [&](auto width, int u) {
+        int m = 0;
+        for (; m + 4 <= M; m += 4) run(std::integral_constant<int, 4>(), width, m, u);
+        for (; m < M; m++) run(std::integral_constant<int, 1>(), width, m, u);
+    };
+    int width = M < 4 ? 4 : 1;
+    for (int u; (u = next.fetch_add(width)) < units;) {
+        if (width == 4 && u + 4 <= units) all(std::integral_constant<int, 4>(), u);
+        else for (int v = u; v < u + width && v < units; v++) all(std::integral_constant<int, 1>(), v);
+    }
+}
+
+// ---------------------------------------------------------------- attention over the blocks of the cache
+
+// keys [E][16 slots] and values [16 slots][E] of one block and head; queries [R][E] in float32.
+template <int R, int B, class T>
+static void scores_of(const float* q, int size, const T* const* keys, float* const* out) {  // out[r] + 16 b
+    v16 sums[R][B] = {};
+    for (int e = 0; e < size; e++)
+        for (int b = 0; b < B; b++) {
+            v16 key = fetch(keys[b] + e * SLOTS);
+            for (int r = 0; r < R; r++) sums[r][b] += q[r * size + e] * key;
+        }
+    for (int r = 0; r < R; r++) for (int b = 0; b < B; b++) store(out[r] + b * SLOTS, sums[r][b]);
+}
+
+template <int R, int W, class T>
+static void values_of(const float* const* weights, int slots, const T* values, int size, float* out) {  // out [R][size] +=
+    v16 sums[R][W];
+    for (int r = 0; r < R; r++) for (int w = 0; w < W; w++) sums[r][w] = load<v16>(out + r * size + w * 16);
+    for (int t = 0; t < slots; t++)
+        for (int w = 0; w < W; w++) {
+            v16 value = fetch(values + t * size + w * 16);
+            for (int r = 0; r < R; r++) sums[r][w] += weights[r][t] * value;
+        }
+    for (int r = 0; r < R; r++) for (int w = 0; w < W; w++) store(out + r * size + w * 16, sums[r][w]);
+}
