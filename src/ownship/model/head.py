@@ -7,35 +7,21 @@ almost the speed of a bf16 product (`fp32_precision = "bf16"` rounds *inputs* to
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ownship.model.llama import Llama
+from ownship.model.ops import bf16_units
 
 _CHUNK = 256  # rows of logits alive at once: 256 · 49k · 4 bytes = 50 MB
 
 
 def wide_product(a: Tensor, b: Tensor, exact_inputs: bool) -> Tensor:
     """a @ b for float32 tensors; `exact_inputs` says that both hold bf16 values, so that fast bf16 units lose nothing."""
-    with _bf16_units(exact_inputs and a.device.type == "cpu"):
+    with bf16_units(exact_inputs and a.device.type == "cpu"):
         return a @ b
-
-
-@contextmanager
-def _bf16_units(wanted: bool) -> Iterator[None]:
-    """float32 products on oneDNN's bf16 units: inputs rounded to bf16, sums and result in float32."""
-    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = matmul.fp32_precision
-    if wanted:
-        matmul.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        matmul.fp32_precision = before
 
 
 def logits(model: Llama, hidden: Tensor) -> Tensor:
@@ -78,7 +64,7 @@ class _Logprobs(torch.autograd.Function):
             scores.mul_(-grads[0][span, None])
             scores[torch.arange(len(rows)), targets[span]] += grads[0][span]  # d logp / d logits = onehot − p
             hidden_grad[span] = scores.to(hidden.dtype) @ weight
-            with _bf16_units(exact and hidden.device.type == "cpu"):
+            with bf16_units(exact and hidden.device.type == "cpu"):
                 weight_grad.addmm_(scores.T, rows.float())
         return hidden_grad, weight_grad.to(weight.dtype), None, None
 

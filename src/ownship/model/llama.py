@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ownship.errors import UserError
-from ownship.model.ops import rms_norm, swiglu
+from ownship.model.ops import rms_norm, swiglu, wide_linear
 
 
 class Attend(Protocol):
@@ -143,10 +143,11 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attend: Attend) -> Tensor:
-        q = rotate(self.q_proj(x).view(-1, self.heads, self.head_dim), cos, sin)  # [N, H, E]
-        k = rotate(self.k_proj(x).view(-1, self.kv_heads, self.head_dim), cos, sin)  # [N, K, E]
-        v = self.v_proj(x).view(-1, self.kv_heads, self.head_dim)  # [N, K, E]
-        return self.o_proj(attend(layer, q, k, v).reshape(-1, self.heads * self.head_dim))  # [N, D]
+        q = rotate(wide_linear(x, self.q_proj.weight).view(-1, self.heads, self.head_dim), cos, sin)  # [N, H, E]
+        k = rotate(wide_linear(x, self.k_proj.weight).view(-1, self.kv_heads, self.head_dim), cos, sin)  # [N, K, E]
+        v = wide_linear(x, self.v_proj.weight).view(-1, self.kv_heads, self.head_dim)  # [N, K, E]
+        mixed = attend(layer, q, k, v).reshape(-1, self.heads * self.head_dim)
+        return wide_linear(mixed, self.o_proj.weight)  # [N, D]
 
 
 class MLP(nn.Module):
@@ -157,7 +158,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
+        return wide_linear(swiglu(self.gate_proj(x), self.up_proj(x)), self.down_proj.weight)
 
 
 class Block(nn.Module):

@@ -6,11 +6,26 @@ Each computes in float32 and rounds its result once: what is rounded less, sampl
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+@contextmanager
+def bf16_units(wanted: bool) -> Iterator[None]:
+    """float32 products on oneDNN's bf16 units: inputs rounded to bf16, sums and result in float32."""
+    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = matmul.fp32_precision
+    if wanted:
+        matmul.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -44,6 +59,28 @@ class _SwiGLU(torch.autograd.Function):
         gate, up = ctx.saved_tensors
         up_grad = F.silu(gate).mul_(grads[0])
         return torch.ops.aten.silu_backward(grads[0] * up, gate), up_grad
+
+
+class _WideLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        x = x.to(weight.dtype)
+        ctx.save_for_backward(x, weight)
+        with bf16_units(x.device.type == "cpu"):
+            return x.float() @ weight.float().T
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        grad = grads[0].to(weight.dtype)
+        return grad @ weight, grad.T @ x
+
+
+def wide_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """x [N, K] times weight [O, K], both bf16 → [N, O] in float32, summed in float32 and not rounded; float32 as it is."""
+    if weight.dtype == torch.float32:
+        return F.linear(x, weight)
+    return _WideLinear.apply(x, weight)  # type: ignore[no-untyped-call]
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
