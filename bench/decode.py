@@ -33,12 +33,12 @@ from ownship import machine
 machine.prepare()
 
 import engines as engines_  # noqa: E402
-import roofline  # noqa: E402
 import torch  # noqa: E402
 import workloads as workloads_  # noqa: E402
 from engines import BENCH, PRECISIONS, Broken, Child, Spec  # noqa: E402
 from workloads import Workload  # noqa: E402
 
+from ownship.evals import roofline  # noqa: E402
 from ownship.model import checkpoint, gguf, zoo  # noqa: E402
 from ownship.model.chat import Chat  # noqa: E402
 from ownship.model.llama import LlamaConfig  # noqa: E402

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import json
 import os
 import signal
@@ -14,8 +13,6 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-from ownship.engine.engine import Engine
 
 _HERE = Path(__file__).resolve().parent
 BENCH = Path(os.environ.get("OWNSHIP_BENCH_DIR") or _HERE.parent / ".bench").resolve()
@@ -40,8 +37,7 @@ def engines(model: Path, folder: Path) -> list[Spec]:
     """All engines that there are; `model` is the GGUF file, `folder` the same weights in Hugging Face layout."""
     common = {"model": str(model), "threads": THREADS}
     found = [Spec(name, "ownship", "own.py", settings={**common, "precision": precision})
-             for name, precision in PRECISIONS.items()
-             if precision != "int8" or "precision" in inspect.signature(Engine).parameters]
+             for name, precision in PRECISIONS.items()]
     found.append(Spec("transformers", "transformers", "huggingface.py", settings=common,
                       environment={"HF_HUB_OFFLINE": "1"}))
     found.append(Spec("llamacpp-built", "llamacpp", "llamacpp_built.py", _python("llamacpp"), common))

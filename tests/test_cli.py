@@ -136,7 +136,8 @@ def test_envs(run: Run) -> None:
 
 @pytest.mark.parametrize(("arguments", "word"), [
     ([], "Missing subcommand"), (["nope"], "nope"), (["chat", "--nope"], "--nope"), (["serve", "--port", "x"], "--port"),
-    (["eval"], "Required"), (["chat", "--temperature"], "--temperature"), (["models", "more"], "more")])
+    (["eval"], "Required"), (["chat", "--temperature"], "--temperature"), (["models", "more"], "more"),
+    (["eval", "x", "--precision", "int4"], "int4")])
 def test_wrong_flags(run: Run, arguments: list[str], word: str) -> None:
     ran = run(*arguments)
     assert ran.code == 2
@@ -180,7 +181,6 @@ def test_bad_env(run: Run, saved: Path, env: str, word: str) -> None:
 
 def test_bad_settings(run: Run, saved: Path, tmp_path: Path) -> None:
     mistake(run("eval", saved, "--n", "0"), "--n")
-    mistake(run("eval", saved, "--dtype", "int8"), "int8", "bfloat16")
     mistake(run("eval", saved, "--max-tokens", "0"), "max_tokens")
     mistake(run("chat", saved, "--temperature", "-1"), "temperature")
     mistake(run("sft", "--out", tmp_path / "run"), "--env", "--data")

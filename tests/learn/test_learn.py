@@ -22,7 +22,9 @@ from ownship.learn.pack import pack
 from ownship.learn.rollout import Rollout
 from ownship.learn.run import Run
 from ownship.learn.sample import Sample, supervised
+from ownship.model import checkpoint, zoo
 from ownship.model.chat import Chat, Message
+from ownship.model.head import logprobs
 from ownship.recipes.sft import read_chats
 
 
@@ -90,6 +92,44 @@ def test_sampler_and_learner_agree(dtype: torch.dtype) -> None:
         assert measured["mismatch"] <= (1e-5 if dtype == torch.float32 else 0.02)
 
 
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+def test_sampler_and_learner_agree_on_the_default_model(dtype: torch.dtype, most: float) -> None:
+    """At temperature 1 and 3 nats of entropy a token, where every rounding counts: one by one, and 64 of unequal lengths."""
+    model, tokenizer = checkpoint.load(zoo.resolve(zoo.DEFAULT), dtype)
+    engine, chat = Engine(model, tokenizer), Chat(tokenizer)
+    topics = ["ships", "the sea", "maps", "captains", "whales", "storms", "sails", "islands"]
+    requests = [Request(chat.prompt([{"role": "user", "content": f"Tell me about {topics[index % 8]} in {index} words."}]),
+                        Sampling(max_tokens=6 + index % 40, seed=index)) for index in range(64)]
+    for apart in (True, False):
+        chosen = requests[::4] if apart else requests
+        done = [engine.generate([request])[0] for request in chosen] if apart else engine.generate(chosen)
+        samples = []
+        for request, completion in zip(chosen, done, strict=True):
+            zeros, drawn = [0.0] * len(request.prompt), len(completion.tokens)
+            samples.append(Sample(request.prompt + completion.tokens, len(zeros), zeros + [1.0] * drawn,
+                                  zeros + completion.logprobs, zeros + [1.0] * drawn))
+        gap = count = 0.0
+        for part in [pack([sample], 4096)[0] for sample in samples] if apart else pack(samples, 4096):
+            hidden = model(part.tokens, part.positions, part.attention)  # as in training: gradients are kept
+            found, _ = logprobs(model, hidden[part.source], part.targets)
+            gap, count = gap + float((found.detach() - part.logprobs).abs().sum()), count + len(found)
+        assert gap / count <= most
+
+
+def test_the_learner_refuses_what_other_weights_drew() -> None:
+    model, tokenizer = tiny_model()
+    engine, learner = Engine(model, tokenizer), Learner(model, Optim(lr=1e-2, warmup=1))
+    drawn = engine.generate([Request([1, 2, 3], Sampling(max_tokens=2, seed=1, ignore_eos=True))])[0]
+    sample = Sample([1, 2, 3, *drawn.tokens], 3, [0.0] * 3 + [1.0] * 2, [0.0] * 3 + drawn.logprobs, [0.0] * 3 + [1.0] * 2,
+                    drawn.fingerprint)
+    learner.update([sample], PolicyGradient())
+    assert engine.weights_changed() == learner.fingerprint != drawn.fingerprint
+    before = learner.tensors()["weight.norm.weight"].clone()
+    with pytest.raises(ValueError, match=drawn.fingerprint):
+        learner.update([sample], PolicyGradient())
+    assert torch.equal(learner.tensors()["weight.norm.weight"], before) and learner.updates == 1
+
+
 def test_learner_fits_and_the_engine_sees_it() -> None:
     model, tokenizer = tiny_model()
     model = model.bfloat16()
@@ -144,14 +184,14 @@ def test_several_turns_train_on_the_tokens_that_were_drawn() -> None:
 
 def graded(reward: float, finish: str = "stop") -> Rollout:
     task = Task("sums", 0, ({"role": "user", "content": "?"},), "1", "1")
-    return Rollout(task, [], [1, 2, 3], 2, [False, False, True], [0.0, 0.0, -1.0], finish=finish, score=Score(reward, {}))  # type: ignore[arg-type]
+    return Rollout(task, [], [1, 2, 3], 2, [False, False, True], [0.0, 0.0, -1.0], "weights", finish, score=Score(reward, {}))  # type: ignore[arg-type]
 
 
 def test_flat_groups_and_truncated_replies_give_no_samples() -> None:
-    assert rollout.samples([graded(1.0), graded(1.0)], centered, 0) == []
-    made = rollout.samples([graded(1.0), graded(0.0), graded(0.0, "length")], centered, 7)
+    assert rollout.samples([graded(1.0), graded(1.0)], centered) == []
+    made = rollout.samples([graded(1.0), graded(0.0), graded(0.0, "length")], centered)
     assert [sample.advantages[-1] for sample in made] == pytest.approx([2 / 3, -1 / 3])
-    assert {sample.version for sample in made} == {7}
+    assert {sample.policy for sample in made} == {"weights"}
 
 
 def test_curriculum_prefers_what_is_sometimes_solved() -> None:

@@ -13,6 +13,8 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,6 +29,7 @@ from ownship.engine.request import Completion, Event, Finish, Request
 from ownship.engine.sampling import Row, Scored, logprobs_of, sample
 from ownship.engine.text import TextOut
 from ownship.errors import UserError
+from ownship.model import checkpoint
 from ownship.model.llama import Llama
 from ownship.model.tokenizer import Tokenizer
 
@@ -93,17 +96,20 @@ class Engine:
 
     `cache_bytes` bounds the key/value cache; a request that could never fit is refused when it is submitted, the others wait
     their turn. `precision` (float32, bfloat16, int8) is that of the weights; by default the network's own. `guess` lets a request
-    copy from its own text ahead of time where that saves time (prompt lookup): what is drawn is the same.
+    copy from its own text ahead of time where that saves time (prompt lookup): what is drawn is the same. A `frozen` engine only
+    serves: it gives up what it does not need of the network, which nobody may use any more.
     """
 
     def __init__(self, model: Llama, tokenizer: Tokenizer, max_rows: int = 256, cache_bytes: int = 2 << 30,
-                 precision: str | None = None, guess: bool = True) -> None:
+                 precision: str | None = None, guess: bool = True, frozen: bool = False) -> None:
         self.model, self.tokenizer, self.max_rows, self.cache_bytes = model, tokenizer, max_rows, cache_bytes
         self.precision = precision or str(model.dtype).removeprefix("torch.")
         self.stop_ids = frozenset(model.config.eos_token_ids) or frozenset({tokenizer.eos_id})
         self.version = 0
         self.fingerprint = fingerprint(model)
         self._forward = _forward(model, self.precision, cache_bytes)
+        if frozen and isinstance(self._forward, NativeForward):
+            self._forward.freeze()
         self._blocks = Blocks(self._forward.pool.blocks)
         self._grammars = Grammars(tokenizer, self.stop_ids, model.config.vocab_size)
         self._guess = _GUESS[self.precision] if guess else 0
@@ -421,6 +427,12 @@ class Engine:
     def _complete(self, running: _Running, finish: Finish) -> Completion:
         return Completion(running.reply, running.logprobs, finish, running.text.shown, self.fingerprint, self.version,
                           running.forced, running.tops, running.prompt_scores, running.found)
+
+
+def serving(path: Path, precision: str = "bfloat16", **options: Any) -> Engine:
+    """An engine that only serves the model in `path`. Raises UserError as `checkpoint.load` does."""
+    dtype = torch.float32 if precision == "float32" else torch.bfloat16  # int8 is made from bfloat16
+    return Engine(*checkpoint.load(path, dtype), precision=precision, frozen=True, **options)
 
 
 def _planned(running: _Running, end: int, guesses: list[int]) -> _Planned:

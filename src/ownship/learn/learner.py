@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ownship.engine.fingerprint import fingerprint
 from ownship.learn.loss import Loss
 from ownship.learn.pack import Pack, pack
 from ownship.learn.sample import Sample
@@ -35,6 +36,7 @@ class Learner:
     def __init__(self, model: Llama, optim: Optim | None = None, micro_tokens: int = 2048) -> None:
         self.model, self.optim, self.micro_tokens = model, optim or Optim(), micro_tokens
         self.updates = 0
+        self.fingerprint = fingerprint(model)
         self._names = [name for name, _ in model.named_parameters()]
         self._params = list(model.parameters())
         self._masters = [p if p.dtype == torch.float32 else p.detach().float() for p in self._params]
@@ -49,8 +51,11 @@ class Learner:
         """One optimizer step on all samples together; returns its measurements.
 
         `tick` is told the tokens of each finished micro-batch; if it raises, the weights are as before. With no trained
-        token at all nothing happens.
+        token at all nothing happens. Raises ValueError for samples that were drawn from other weights than these: their
+        log-probabilities would be taken for those of this policy.
         """
+        if strangers := {sample.policy for sample in samples} - {"", self.fingerprint}:
+            raise ValueError(f"samples of the policy {min(strangers)} for a learner whose weights are {self.fingerprint}")
         packs = pack(samples, self.micro_tokens)
         total = float(sum(sum(sample.weights) for sample in samples))
         self._zero_grad()
@@ -123,4 +128,5 @@ class Learner:
         pairs = [(p, m) for p, m in zip(self._params, self._masters, strict=True) if p is not m]
         if pairs:
             torch._foreach_copy_([p for p, _ in pairs], [m for _, m in pairs])
+        self.fingerprint = fingerprint(self.model)
 

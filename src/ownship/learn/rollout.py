@@ -91,7 +91,7 @@ def play(engine: Engine, env: Env, tasks: Sequence[Task], sampling: Sampling, se
     return rollouts
 
 
-def samples(group: Sequence[Rollout], advantage: Callable[[Floats], Floats], version: int, mask_truncated: bool = True
+def samples(group: Sequence[Rollout], advantage: Callable[[Floats], Floats], mask_truncated: bool = True
             ) -> list[Sample]:
     """The training samples of one task's rollouts; empty if all rewards are equal, as nothing is to be learned then.
 
@@ -107,7 +107,7 @@ def samples(group: Sequence[Rollout], advantage: Callable[[Floats], Floats], ver
             continue
         weights = [float(drawn) for drawn in rollout.drawn]
         advantages = [weight * float(value) for weight in weights]
-        result.append(Sample(rollout.tokens, rollout.prompt, weights, rollout.logprobs, advantages, version))
+        result.append(Sample(rollout.tokens, rollout.prompt, weights, rollout.logprobs, advantages, rollout.fingerprint))
     return result
 
 

@@ -20,7 +20,7 @@ class Sample:
     weights: Sequence[float]
     logprobs: Sequence[float]
     advantages: Sequence[float]
-    version: int = 0  # of the policy that it was sampled from
+    policy: str = ""  # fingerprint of the weights that it was sampled from; empty if nobody sampled it
 
     def __post_init__(self) -> None:
         if not len(self.tokens) == len(self.weights) == len(self.logprobs) == len(self.advantages):

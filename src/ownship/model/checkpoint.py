@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ownship.errors import UserError
-from ownship.model import gguf
+from ownship.model import gguf, zoo
 from ownship.model.llama import Llama, LlamaConfig
 from ownship.model.tokenizer import Tokenizer, from_folder, from_gguf
 
@@ -33,9 +34,27 @@ def load(path: Path, dtype: torch.dtype = torch.bfloat16) -> tuple[Llama, Tokeni
     if path.is_file():
         file = gguf.GGUF(path)
         sizes = gguf.config(file)
-        return _fill(sizes, gguf.weights(file, sizes), path, dtype), from_gguf(file.meta, path)
+        ready = _ready(path, dtype)
+        if ready is not None and ready.is_file():
+            with contextlib.suppress(UserError):  # damaged: made again
+                return _fill(sizes, _file(ready, sizes), ready, dtype), from_gguf(file.meta, path)
+        model = _fill(sizes, gguf.weights(file, sizes), path, dtype)
+        if ready is not None:
+            with contextlib.suppress(OSError, SafetensorError):  # it only saves time
+                part = ready.with_suffix(f".{os.getpid()}.part")
+                save_file({name: tensor.detach() for name, tensor in model.named_parameters()}, part)
+                part.replace(ready)
+        return model, from_gguf(file.meta, path)
     sizes = read_config(path)
     return _fill(sizes, _safetensors(path, sizes), path, dtype), from_folder(path)
+
+
+def _ready(path: Path, dtype: torch.dtype) -> Path | None:
+    """Where a zoo model's dequantised weights are kept: dequantising takes seconds, and people wait for the first word."""
+    if path.resolve().parent != (zoo.cache() / "models").resolve():
+        return None
+    state = path.stat()
+    return path.with_suffix(f".{str(dtype).removeprefix('torch.')}-{state.st_size:x}-{state.st_mtime_ns:x}.safetensors")
 
 
 def _fill(sizes: LlamaConfig, tensors: Iterable[tuple[str, Tensor]], path: Path, dtype: torch.dtype) -> Llama:
@@ -160,14 +179,18 @@ def _safetensors(folder: Path, sizes: LlamaConfig) -> Iterator[tuple[str, Tensor
             raise UserError(f"{folder / _INDEX}: {shard!r} does not lie in the model's folder; not read")
         if not path.is_file():
             raise UserError(f"{path}: no such weights file")
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 (the handle is no mapping)
-                    if name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and sizes.tie_word_embeddings):
-                        continue
-                    yield name.removeprefix("model."), file.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: damaged or cut short ({error})") from None
+        yield from _file(path, sizes)
+
+
+def _file(path: Path, sizes: LlamaConfig) -> Iterator[tuple[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (the handle is no mapping)
+                if name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and sizes.tie_word_embeddings):
+                    continue
+                yield name.removeprefix("model."), file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: damaged or cut short ({error})") from None
 
 
 def save(model: Llama, tokenizer: Tokenizer, folder: Path, weights: dict[str, Tensor] | None = None,

@@ -103,7 +103,7 @@ def run(config: RL) -> Path:
                     rollouts += played
                     for group in rollout.groups(played, config.group):
                         curriculum.learn(group[0].task, [solved(item) for item in group])
-                        lessons = rollout.samples(group, advantage, learner.updates)
+                        lessons = rollout.samples(group, advantage)
                         samples += lessons
                         useful += bool(lessons)
                 sampled = time.perf_counter()

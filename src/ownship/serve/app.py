@@ -21,10 +21,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ownship.engine.engine import Engine
+from ownship.engine.engine import Engine, serving
 from ownship.engine.request import Event, Request, Sampling
 from ownship.errors import UserError
-from ownship.model import checkpoint, zoo
+from ownship.model import zoo
 from ownship.model.chat import Chat
 from ownship.model.chat import Message as ChatTurn
 from ownship.serve.worker import Busy, Failed, Worker
@@ -324,7 +324,7 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(model: str, port: int, name: str | None, max_waiting: int) -> None:
+def serve(model: str, port: int, name: str | None, max_waiting: int, precision: str = "bfloat16", cache_mb: int = 2048) -> None:
     """Serves until Ctrl-C. Raises UserError if the model or the port cannot be had."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -334,7 +334,7 @@ def serve(model: str, port: int, name: str | None, max_waiting: int) -> None:
     except (OSError, OverflowError) as error:
         raise UserError(f"port {port} cannot be taken ({error}); choose another with --port, or 0 for a free one") from None
     path = zoo.resolve(model)
-    engine = Engine(*checkpoint.load(path))
+    engine = serving(path, precision, cache_bytes=cache_mb << 20)
     name = name or (model if model in zoo.ZOO else path.resolve().stem if path.is_file() else str(model).rstrip("/"))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     body = json.dumps({"model": name, "messages": [{"role": "user", "content": "Hello!"}]})

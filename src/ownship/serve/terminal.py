@@ -6,17 +6,17 @@ import io
 import sys
 from dataclasses import replace
 
-from ownship.engine.engine import Engine
+from ownship.engine.engine import Engine, serving
 from ownship.engine.request import Request, Sampling
 from ownship.errors import UserError
-from ownship.model import checkpoint, zoo
+from ownship.model import zoo
 from ownship.model.chat import Chat, Message
 
 
-def chat(model: str, system: str | None, temperature: float, max_tokens: int) -> None:
+def chat(model: str, system: str | None, temperature: float, max_tokens: int, precision: str = "bfloat16") -> None:
     """Reads lines until /exit or end of input; /new forgets the conversation. Ctrl-C ends a reply, then the program."""
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
-    engine = Engine(*checkpoint.load(zoo.resolve(model)), max_rows=1)
+    engine = serving(zoo.resolve(model), precision, max_rows=1)
     renderer = Chat(engine.tokenizer)
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # a pipe may hold anything

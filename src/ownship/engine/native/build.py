@@ -15,7 +15,7 @@ from pathlib import Path
 from ownship.model import zoo
 
 _SOURCES = ("kernels.h", "forward.cpp")
-_FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "-Wno-psabi")
+_FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "-Wno-psabi")
 
 
 class Unavailable(Exception):
@@ -26,22 +26,27 @@ def library() -> ctypes.CDLL:
     """The compiled kernels. Raises Unavailable if there is no compiler, or the environment sets OWNSHIP_NATIVE=0."""
     if os.environ.get("OWNSHIP_NATIVE") == "0":
         raise Unavailable("OWNSHIP_NATIVE=0")
-    return _library()
+    return compiled()
 
 
 @cache
-def _library() -> ctypes.CDLL:
+def compiled(architecture: str = "native") -> ctypes.CDLL:
+    """The kernels for an architecture as the compiler names it."""
     compiler = os.environ.get("CXX") or shutil.which("g++")
     if compiler is None:
         raise Unavailable("there is no C++ compiler (g++) on this machine")
     here = Path(__file__).parent
-    made_from = [*((here / name).read_bytes() for name in _SOURCES), " ".join(_FLAGS).encode(), compiler.encode(), _processor()]
+    flags = (*_FLAGS, f"-march={architecture}")
+    made_from = [*((here / name).read_bytes() for name in _SOURCES), " ".join(flags).encode(), compiler.encode(), _processor()]
     path = zoo.cache() / f"kernels-{hashlib.sha256(b'|'.join(made_from)).hexdigest()[:16]}.so"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # moved into place whole: two processes may compile
             made = Path(folder) / path.name
-            done = subprocess.run([compiler, *_FLAGS, "-o", made, here / "forward.cpp"], capture_output=True, text=True)
+            try:
+                done = subprocess.run([compiler, *flags, "-o", made, here / "forward.cpp"], capture_output=True, text=True)
+            except OSError as error:
+                raise Unavailable(f"{compiler} cannot be run: {error.strerror}") from None
             if done.returncode:
                 raise Unavailable(f"{compiler} failed: {(done.stderr.strip().splitlines() or ['no reason given'])[0]}")
             made.replace(path)

@@ -48,7 +48,7 @@ class NativeForward:
         config = model.config
         if config.head_dim % SLOTS:
             raise Unavailable(f"the kernels need heads of a multiple of {SLOTS}, not {config.head_dim}")
-        self.model, self.format = model, FORMATS[precision]
+        self.model, self.format, self.frozen = model, FORMATS[precision], False
         self.pool = Pool(config, blocks, torch.float32 if precision == "float32" else torch.bfloat16)
         self.threads = torch.get_num_threads()
         self.wide = -(-config.intermediate_size // _GROUP) * _GROUP  # padded with zeros
@@ -65,8 +65,18 @@ class NativeForward:
             blocks=blocks)
         self.reload()
 
+    def freeze(self) -> None:
+        """Gives up the network's own copy of what is packed: half of the memory. It can neither be trained nor reloaded then."""
+        kept = {id(self.model.embed_tokens.weight)}
+        for parameter in self.model.parameters():
+            if parameter.dim() > 1 and id(parameter) not in kept:
+                parameter.data = torch.empty(0, dtype=parameter.dtype)
+        self.frozen = True
+
     @torch.no_grad()
     def reload(self) -> None:
+        if self.frozen:
+            raise RuntimeError("this engine has given up the network that it would reload")
         model, config = self.model, self.model.config
         layers: list[Any] = list(model.layers)
         matrices: list[Tensor] = []

@@ -1,13 +1,12 @@
 """What this machine can do at most, measured: matrix products and reading memory.
 
-    python bench/roofline.py        prints it as JSON
+    ownship bench roofline        prints it as JSON
 
 And the least time that drawing tokens can take on such a machine (`least_seconds`), to say which fraction an engine reaches.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -100,5 +99,5 @@ def least_seconds(rates: dict[str, float], network: Network, precision: str, pro
     return total
 
 
-if __name__ == "__main__":
-    print(json.dumps(measure(), indent=2))
+
+
