@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ownship import machine
 from ownship.engine.fingerprint import fingerprint
 from ownship.learn.loss import Loss
 from ownship.learn.pack import Pack, pack
@@ -36,6 +37,7 @@ class Learner:
     def __init__(self, model: Llama, optim: Optim | None = None, micro_tokens: int = 2048) -> None:
         self.model, self.optim, self.micro_tokens = model, optim or Optim(), micro_tokens
         self.updates = 0
+        self._heap = machine.Heap()
         self.fingerprint = fingerprint(model)
         self._names = [name for name, _ in model.named_parameters()]
         self._params = list(model.parameters())
@@ -73,6 +75,7 @@ class Learner:
             group["lr"] = rate
         self._adam.step()
         self._publish()
+        self._heap.tidy()
         self.updates += 1
         return {name: value / total for name, value in sums.items()} | {
             "grad_norm": float(norm), "lr": rate, "trained_tokens": float(sum(len(part.targets) for part in packs)),

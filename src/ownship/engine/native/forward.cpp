@@ -16,7 +16,7 @@ struct Net {
     int32_t format, table_bf16, threads;
     float eps;
     const void* embeddings;   // [vocabulary][hidden]
-    const float* norms;       // [2 layers + 1][hidden]
+    const float* norms;       // [2 layers + 1][ld], filled up with zeros; ld as in Layout
     const float *cos, *sin;   // [positions][size / 2]
     const Matrix* matrices;   // per layer qkv, o, gate and up in turns of 16 columns, down; then the head
     void *keys, *values;      // [layers][blocks][kv_heads][size][16] and [16][size]; float32 if the format is F32, else bf16
@@ -121,11 +121,7 @@ class Pass {  // T: what the cache holds
         v16 squares{};
         for (int i = 0; i < at.ld; i += 16) { v16 v = load<v16>(in + i); squares += v * v; }
         float scale = 1 / std::sqrt(sum(squares) / net.hidden + net.eps);
-        for (int i = 0; i < at.ld; i += 16) {
-            float w[16] = {};
-            std::memcpy(w, weight + i, sizeof(float) * std::min(16, std::max(0, net.hidden - i)));
-            stage(at.model, m, i, load<v16>(in + i) * scale * load<v16>(w));
-        }
+        for (int i = 0; i < at.ld; i += 16) stage(at.model, m, i, load<v16>(in + i) * scale * load<v16>(weight + i));
     }
 
     T* block(void* store, int layer, int64_t number, int head) {
@@ -134,17 +130,28 @@ class Pass {  // T: what the cache holds
 
     void rotate(float* v, int position, float scale) {  // the halves (a, b) → (a cos − b sin, b cos + a sin)
         const float *c = net.cos + size_t(position) * (net.size / 2), *s = net.sin + size_t(position) * (net.size / 2);
-        for (int i = 0, half = net.size / 2; i < half; i++) {
+        int half = net.size / 2, i = 0;
+        for (; i + 16 <= half; i += 16) {
+            v16 a = load<v16>(v + i), b = load<v16>(v + i + half), cosine = load<v16>(c + i), sine = load<v16>(s + i);
+            store(v + i, (a * cosine - b * sine) * scale);
+            store(v + i + half, (b * cosine + a * sine) * scale);
+        }
+        for (; i < half; i++) {
             float a = v[i], b = v[i + half];
             v[i] = (a * c[i] - b * s[i]) * scale;
             v[i + half] = (b * c[i] + a * s[i]) * scale;
         }
     }
 
+    int64_t home(int m) { return step.tables[(size_t)step.row[m] * step.width + step.positions[m] / SLOTS]; }
+
     void remember(int m, int layer) {  // rotates queries and keys; keys and values go to the cache
         float* here = qkv(m);
         int position = step.positions[m], slot = position % SLOTS;
-        int64_t number = step.tables[(size_t)step.row[m] * step.width + position / SLOTS];
+        int64_t number = home(m);
+        if (m + net.threads < step.tokens)  // a key's features lie in as many cache lines: the next token's are asked for
+            for (int i = 0; i < net.kv_heads * net.size; i += 2)
+                __builtin_prefetch(block(net.keys, layer, home(m + net.threads), 0) + i * SLOTS, 1, 2);
         for (int h = 0; h < net.heads; h++) rotate(here + h * net.size, position, 1 / std::sqrt((float)net.size));
         for (int h = 0; h < net.kv_heads; h++) {
             float *key = here + (net.heads + h) * net.size, *value = key + net.kv_heads * net.size;
@@ -155,17 +162,17 @@ class Pass {  // T: what the cache holds
     }
 
     template <int R>
-    void scores(const float* q, const T* const* keys, int blocks, float* const* out) {
+    void scores(const float* q, const T* const* keys, const T* const* vals, int blocks, float* const* out) {
         constexpr int B = R <= 3 ? 4 : R <= 6 ? 2 : 1;
         int b = 0;
         float* here[R];
         for (; b + B <= blocks; b += B) {
             for (int r = 0; r < R; r++) here[r] = out[r] + b * SLOTS;
-            scores_of<R, B, T>(q, net.size, keys + b, here);
+            scores_of<R, B, T>(q, net.size, keys + b, vals + b, b + 2 * B <= blocks, here);
         }
         for (; b < blocks; b++) {
             for (int r = 0; r < R; r++) here[r] = out[r] + b * SLOTS;
-            scores_of<R, 1, T>(q, net.size, keys + b, here);
+            scores_of<R, 1, T>(q, net.size, keys + b, vals + b, b + 1 < blocks, here);
         }
     }
 
@@ -226,7 +233,7 @@ class Pass {  // T: what the cache holds
             stretches(rows, [&](int r, auto n) {
                 float* here[n.value];
                 for (int i = 0; i < n.value; i++) here[i] = lines[r0 + r + i] + from * SLOTS;
-                scores<n.value>(queries + (r0 + r) * size, keys.data() + from, to - from, here);
+                scores<n.value>(queries + (r0 + r) * size, keys.data() + from, vals.data() + from, to - from, here);
             });
         };
         find(begin, 0, shared);
@@ -273,14 +280,19 @@ class Pass {  // T: what the cache holds
 public:
     Pass(const Net& net, const Step& step)
         : net(net), step(step), at(net, std::max(step.tokens, step.wanted), step.width), format(Format(net.format)),
-          memory((char*)step.memory), barrier(net.threads), counters(size_t(net.layers) * 5 + 1) {}
+          memory((char*)step.memory), barrier(net.threads), counters((size_t(net.layers) * 5 + 1) * net.threads) {}
 
     void run(int thread) {
         Tiles tiles;
         (void)tiles;
         std::vector<const T*> keys(step.width), vals(step.width);
         const int M = step.tokens, pieces = (M + TOGETHER - 1) / TOGETHER;
-        auto next = counters.begin();
+        auto* next = counters.data();
+        auto share = [&](int count, int width) {
+            Pieces pieces(next, net.threads, thread, count, width);
+            next += net.threads;
+            return pieces;
+        };
         for (int m = thread; m < M; m += net.threads) {
             float* here = x(m);
             size_t from = size_t(step.ids[m]) * net.hidden;
@@ -291,7 +303,7 @@ public:
         }
         auto normal = [&](int which) {
             for (int m = thread; m < M; m += net.threads) {
-                normalise(x(m), net.norms + size_t(which) * net.hidden, m);
+                normalise(x(m), net.norms + size_t(which) * at.ld, m);
                 if (format == INT8) quantise(at.model, m, net.hidden);
             }
             barrier.wait();
@@ -299,16 +311,16 @@ public:
         for (int layer = 0; layer < net.layers; layer++) {
             const Matrix* w = net.matrices + 4 * layer;
             normal(2 * layer);
-            multiply(format, rows(at.model), M, w[0], *next++, [&](int m, int unit, const float* c) {
+            multiply(format, rows(at.model), M, w[0], share, [&](int m, int unit, const float* c) {
                 std::memcpy(qkv(m) + unit * UNIT, c, UNIT * 4);
             });
             barrier.wait();
             for (int m = thread; m < M; m += net.threads) remember(m, layer);
             barrier.wait();
-            std::atomic<int>& item = *next++;
-            for (int i; (i = item.fetch_add(1)) < pieces * net.kv_heads;) {
-                int begin = i % pieces * TOGETHER;
-                attend(begin, std::min(begin + TOGETHER, M), i / pieces, layer, thread, keys, vals);
+            Pieces items = share(pieces * net.kv_heads, 1);
+            for (int i; (i = items.next()) >= 0;) {
+                int begin = i / net.kv_heads * TOGETHER;
+                attend(begin, std::min(begin + TOGETHER, M), i % net.kv_heads, layer, thread, keys, vals);
             }
             prepared(at.model, net.heads * net.size, thread);
             auto add = [&](int m, int unit, const float* c) {
@@ -316,23 +328,23 @@ public:
                 int columns = std::min(UNIT, at.ld - unit * UNIT);
                 for (int i = 0; i < columns; i += 16) store(here + i, load<v16>(here + i) + load<v16>(c + i));
             };
-            multiply(format, rows(at.model), M, w[1], *next++, add);
+            multiply(format, rows(at.model), M, w[1], share, add);
             barrier.wait();
             normal(2 * layer + 1);
-            multiply(format, rows(at.model), M, w[2], *next++, [&](int m, int unit, const float* c) {
+            multiply(format, rows(at.model), M, w[2], share, [&](int m, int unit, const float* c) {
                 stage(at.mlp, m, unit * 16, silu(load<v16>(c)) * load<v16>(c + 16));
             });
             prepared(at.mlp, net.wide, thread);
-            multiply(format, rows(at.mlp), M, w[3], *next++, add);
+            multiply(format, rows(at.mlp), M, w[3], share, add);
             barrier.wait();
         }
         if (!step.wanted) return;
         for (int m = thread; m < step.wanted; m += net.threads) {
-            normalise(x(step.ends[m]), net.norms + size_t(2 * net.layers) * net.hidden, m);
+            normalise(x(step.ends[m]), net.norms + size_t(2 * net.layers) * at.ld, m);
             if (format == INT8) quantise(at.model, m, net.hidden);
         }
         barrier.wait();
-        multiply(format, rows(at.model), step.wanted, net.matrices[4 * net.layers], *next++, [&](int m, int unit, const float* c) {
+        multiply(format, rows(at.model), step.wanted, net.matrices[4 * net.layers], share, [&](int m, int unit, const float* c) {
             int columns = std::min(UNIT, net.vocabulary - unit * UNIT);
             std::memcpy(step.logits + size_t(m) * net.vocabulary + unit * UNIT, c, columns * 4);
         });

@@ -93,7 +93,8 @@ class NativeForward:
             self._pack(index, weight)
         self._embeddings = model.embed_tokens.weight.detach()  # the very tensor
         norms = [norm.weight for block in layers for norm in (block.input_layernorm, block.post_attention_layernorm)]
-        self._norms = torch.stack([*norms, model.norm.weight]).float()
+        wide = -(-max(config.hidden_size, config.num_attention_heads * config.head_dim) // _GROUP) * _GROUP
+        self._norms = torch.nn.functional.pad(torch.stack([*norms, model.norm.weight]).float(), (0, wide - config.hidden_size))
         self._net.embeddings, self._net.norms = self._embeddings.data_ptr(), self._norms.data_ptr()
         self._net.table_bf16 = self._embeddings.dtype == torch.bfloat16
 

@@ -71,7 +71,36 @@ static inline v16 silu(v16 x) {  // x / (1 + e^-x)
     return x * (x < 0.f ? e : splat(1.f)) / (1.f + e);
 }
 
+// ---------------------------------------------------------------- who does what
+
+// Pieces 0 to count - 1, shared by all threads: each goes through its own stretch in order, so that memory is read ahead, and
+// then helps the others.
+class Pieces {
+    std::atomic<int>* const taken;  // [threads], zero at first
+    const int threads, count, width;
+    int whose, helped = 0;
+public:
+    Pieces(std::atomic<int>* taken, int threads, int thread, int count, int width)
+        : taken(taken), threads(threads), count(count), width(width), whose(thread) {}
+    int next() {  // the first of `width` pieces (fewer at the end of a stretch: see end()), or -1
+        for (; helped < threads; helped++, whose = (whose + 1) % threads) {
+            int at = begin(whose) + taken[whose].fetch_add(width);
+            if (at < begin(whose + 1)) return at;
+        }
+        return -1;
+    }
+    int end() const { return begin(whose + 1); }  // of the stretch that next() came from
+private:
+    int begin(int thread) const { return int(int64_t(count) * thread / threads); }
+};
+
+static inline void ahead(const void* p, int bytes) {
+    for (int i = 0; i < bytes; i += 64) __builtin_prefetch((const char*)p + i, 0, 3);
+}
+
 // ---------------------------------------------------------------- matrix products
+
+constexpr int AHEAD = 6144;  // bytes of weights that are asked for before they are needed
 
 struct Matrix {  // packed: units of 32 columns; see pack()
     const void* data;
@@ -154,9 +183,11 @@ public:
     ~Tiles() { if (before.palette) _tile_loadconfig(&before); else _tile_release(); }
 };
 
-static void product_amx_2x2(const uint16_t* a, int lda, const uint16_t* b, int steps, float* c) {  // c [32][32]
+// c [32][32]. Meanwhile `each` bytes a step are asked for from `later` on, for the second cache.
+static void product_amx_2x2(const uint16_t* a, int lda, const uint16_t* b, int steps, const char* later, int each, float* c) {
     _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
     for (int k = 0; k < steps; k++, a += 32, b += 1024) {
+        for (int i = 0; i < each; i += 64) __builtin_prefetch(later + k * each + i, 0, 2);
         _tile_loadd(4, a, lda * 2); _tile_loadd(5, a + 16 * lda, lda * 2);
         _tile_loadd(6, b, 64); _tile_loadd(7, b + 512, 64);
         _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 4, 7); _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7);
@@ -167,6 +198,8 @@ static void product_amx_2x2(const uint16_t* a, int lda, const uint16_t* b, int s
 static void product_amx_1x4(const uint16_t* a, int lda, const uint16_t* b, size_t step, int steps, float* c) {  // c [2][16][32]
     _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
     for (int k = 0; k < steps; k++, a += 32, b += 1024) {
+        ahead((const char*)b + AHEAD, 2048);
+        ahead((const char*)(b + step) + AHEAD, 2048);
         _tile_loadd(4, a, lda * 2);
         _tile_loadd(5, b, 64); _tile_dpbf16ps(0, 4, 5);
         _tile_loadd(6, b + 512, 64); _tile_dpbf16ps(1, 4, 6);
@@ -199,10 +232,10 @@ static void product_bf16(const uint16_t* a, int lda, const uint16_t* b, size_t s
         store(c + (u * M + m) * UNIT + s * 16, sums[m][2 * u + s]);
 }
 
-// rows [M] times one matrix. Pieces of work are taken from `next` by all threads; `done(m, unit, c)` gets 32 results of a row.
-template <class Done>
-static void multiply(Format format, const Rows& a, int M, const Matrix& w, std::atomic<int>& next, Done done) {
-    alignas(64) float c[2 * 16 * UNIT * 2];
+// rows [M] times one matrix, by all threads; `done(m, unit, c)` gets 32 results of a row.
+template <class Share, class Done>
+static void multiply(Format format, const Rows& a, int M, const Matrix& w, Share share, Done done) {
+    alignas(64) float c[32 * UNIT];
     int units = up(w.n, UNIT) / UNIT;
     size_t bytes = unit_bytes(format, w.k);
     const char* data = (const char*)w.data;
@@ -211,15 +244,19 @@ static void multiply(Format format, const Rows& a, int M, const Matrix& w, std::
         const uint16_t* x = (const uint16_t*)a.data;
         int steps = up(w.k, 32) / 32;
         if (M <= 16) {
-            for (int u; (u = next.fetch_add(2)) < units;) {
-                bool two = u + 1 < units;
+            Pieces pieces = share(units, 2);
+            for (int u; (u = pieces.next()) >= 0;) {
+                bool two = u + 1 < pieces.end();
                 product_amx_1x4(x, a.ld, (const uint16_t*)(data + u * bytes), two ? bytes / 2 : 0, steps, c);
                 for (int s = 0; s <= two; s++) for (int m = 0; m < M; m++) done(m, u + s, c + (s * 16 + m) * UNIT);
             }
         } else {
-            for (int u; (u = next.fetch_add(1)) < units;)
-                for (int m0 = 0; m0 < M; m0 += 32) {
-                    product_amx_2x2(x + size_t(m0) * a.ld, a.ld, (const uint16_t*)(data + u * bytes), steps, c);
+            Pieces pieces = share(units, 1);
+            int each = up(2048 / ((M + 31) / 32), 64);
+            for (int u; (u = pieces.next()) >= 0;)
+                for (int m0 = 0; m0 < M; m0 += 32) {  // and of the next unit, each time a part is asked for
+                    product_amx_2x2(x + size_t(m0) * a.ld, a.ld, (const uint16_t*)(data + u * bytes), steps,
+                                    data + (u + 1) * bytes + size_t(m0 / 32) * each * steps, each, c);
                     for (int m = m0; m < M && m < m0 + 32; m++) done(m, u, c + (m - m0) * UNIT);
                 }
         }
@@ -245,9 +282,10 @@ static void multiply(Format format, const Rows& a, int M, const Matrix& w, std::
         for (; m < M; m++) run(std::integral_constant<int, 1>(), width, m, u);
     };
     int width = M < 4 ? 4 : 1;
-    for (int u; (u = next.fetch_add(width)) < units;) {
-        if (width == 4 && u + 4 <= units) all(std::integral_constant<int, 4>(), u);
-        else for (int v = u; v < u + width && v < units; v++) all(std::integral_constant<int, 1>(), v);
+    Pieces pieces = share(units, width);
+    for (int u; (u = pieces.next()) >= 0;) {
+        if (width == 4 && u + 4 <= pieces.end()) all(std::integral_constant<int, 4>(), u);
+        else for (int v = u; v < u + width && v < pieces.end(); v++) all(std::integral_constant<int, 1>(), v);
     }
 }
 
@@ -255,8 +293,12 @@ static void multiply(Format format, const Rows& a, int M, const Matrix& w, std::
 
 // keys [E][16 slots] and values [16 slots][E] of one block and head; queries [R][E] in float32.
 template <int R, int B, class T>
-static void scores_of(const float* q, int size, const T* const* keys, float* const* out) {  // out[r] + 16 b
-    v16 sums[R][B] = {};
+static void scores_of(const float* q, int size, const T* const* keys, const T* const* values, bool more, float* const* out) {
+    v16 sums[R][B] = {};  // goes to out[r] + 16 b. The next keys, and these tokens' values, are asked for meanwhile
+    if (R <= 3) for (int b = 0; b < B; b++) {
+        if (more) ahead(keys[B + b], size * SLOTS * sizeof(T));
+        ahead(values[b], size * SLOTS * sizeof(T));
+    }
     for (int e = 0; e < size; e++)
         for (int b = 0; b < B; b++) {
             v16 key = fetch(keys[b] + e * SLOTS);
