@@ -365,14 +365,9 @@ class Engine:
         events: list[Event] = []
         right = 0
         for index, token in enumerate(drawn):
-            finish = self._append(running, token, events)
+            finish = None if running.failed else self._append(running, token, events)
             if finish is None and running.matcher is not None:
-                running.matcher.accept(token.id)
-                for id in running.matcher.forced():
-                    running.matcher.accept(id)
-                    finish = self._append(running, Scored(id, 0.0, None), events, forced=True)
-                    if finish is not None:
-                        break
+                finish = self._follow(running, token.id, events)
             if finish is not None:
                 return events
             if index == len(guesses) or token.id != guesses[index]:

@@ -49,8 +49,11 @@ class Learner:
         self._adam = torch.optim.AdamW(self._masters, lr=self.optim.lr, betas=self.optim.betas,
                                        weight_decay=self.optim.weight_decay, fused=True)
 
-    def update(self, samples: Sequence[Sample], loss: Loss, tick: Callable[[int], None] | None = None) -> dict[str, float]:
+    def update(self, samples: Sequence[Sample], loss: Loss, tick: Callable[[int], None] | None = None, share: float = 1.0
+               ) -> dict[str, float]:
         """One optimizer step on all samples together; returns its measurements.
+
+        `share` scales the learning rate: what a batch is smaller than it should be (the linear rule of arXiv:1706.02677).
 
         `tick` is told the tokens of each finished micro-batch; if it raises, the weights are as before. With no trained
         token at all nothing happens. Raises ValueError for samples that were drawn from other weights than these: their
@@ -70,7 +73,7 @@ class Learner:
         if not packs:
             return {"trained_tokens": 0.0}
         norm = torch.nn.utils.clip_grad_norm_(self._masters, self.optim.max_grad_norm, foreach=True)
-        rate = self.optim.lr * min(1.0, (self.updates + 1) / max(self.optim.warmup, 1))
+        rate = self.optim.lr * share * min(1.0, (self.updates + 1) / max(self.optim.warmup, 1))
         for group in self._adam.param_groups:
             group["lr"] = rate
         self._adam.step()

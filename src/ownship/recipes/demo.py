@@ -26,7 +26,7 @@ HELD_OUT = 256
 MAX_TOKENS = 72  # seven numbers worked out take 55
 MODEL = "smollm2-135m-instruct"
 LEARNING_RATE = 3e-5
-REFILL = 0.0  # the curriculum keeps most groups useful: the time is better spent on more updates
+REFILL = 2.0  # sampling is cheap beside learning; flat groups are replaced, up to twice as many again
 
 NAMES = {"base": "the model as it came", "cold_start": "the model after the cold start", "rl": "the model after RL"}
 

@@ -49,7 +49,7 @@ class RL:
     optim: OptimSettings = field(default_factory=OptimSettings)
     dtype: str = "bfloat16"
     """float32 or bfloat16 (with float32 masters)."""
-    micro_tokens: int = 2048
+    micro_tokens: int = 1024
     """Tokens per forward and backward pass: less is less memory and the same result."""
     save_every: int = 10
     """Steps between checkpoints."""
@@ -108,9 +108,11 @@ def run(config: RL) -> Path:
                         useful += bool(lessons)
                 sampled = time.perf_counter()
 
-                # Learn from them. The engine's weights are these weights; the fingerprint proves it.
+                # Learn from them. The engine's weights are these weights; the fingerprint proves it. A step that few groups
+                # speak for is a short one: at full length, steps by two groups of sixteen undid what had been learnt.
                 before = engine.fingerprint
-                learned = learner.update(samples, PolicyGradient(), watch.learned(stop))
+                share = min(1.0, useful / config.tasks)
+                learned = learner.update(samples, PolicyGradient(), watch.learned(stop), share)
                 after = engine.weights_changed()
 
                 metrics = {**rollout.measure(rollouts, config.group), **learned, "weights_changed": float(before != after)}

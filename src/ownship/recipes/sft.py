@@ -37,7 +37,7 @@ class SFT:
     optim: OptimSettings = field(default_factory=lambda: OptimSettings(lr=1e-4, warmup=3))
     dtype: str = "bfloat16"
     """float32 or bfloat16 (with float32 masters)."""
-    micro_tokens: int = 2048
+    micro_tokens: int = 1024
     """Tokens per forward and backward pass: less is less memory and the same result."""
     save_every: int = 50
     """Steps between checkpoints."""
