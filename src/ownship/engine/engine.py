@@ -335,7 +335,7 @@ class Engine:
                     reply = [*each.reply, *guesses[:index]]
                     mask = None if each.matcher is None else each.mask
                     rows.append(Row(each.request.sampling, each.uniform(len(reply)), each.prompt, reply, self.stop_ids, mask))
-        drawn = iter(sample(scores if places == list(range(len(scores))) else scores[places], rows))
+        drawn = iter(sample(scores if places == list(range(len(scores))) else scores[places], rows, self._forward.draw))
         events: list[Event] = []
         for running, guesses in drawing:
             events += self._take(running, guesses, list(itertools.islice(drawn, len(guesses) + 1)))

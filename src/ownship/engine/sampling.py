@@ -40,6 +40,11 @@ class Row:
     mask: Callable[[Tensor], None] | None = None
 
     @property
+    def plain(self) -> bool:
+        """Whether nothing but a temperature is asked for."""
+        return self.sampling.top_logprobs is None and not self.adjusts and not _cuts(self.sampling)
+
+    @property
     def adjusts(self) -> bool:
         """Whether anything but the temperature and the cuts changes the logits."""
         setting = self.sampling
@@ -57,13 +62,28 @@ class Scored:
     top: tuple[tuple[int, float], ...] | None = None
 
 
-def sample(logits: Tensor, rows: Sequence[Row]) -> list[Scored]:
+Draw = Callable[[Tensor, NDArray[np.float32], NDArray[np.float64]], tuple[list[int], list[float]]]
+
+
+def sample(logits: Tensor, rows: Sequence[Row], draw: Draw | None = None) -> list[Scored]:
     """One token for each row of logits [B, V] float32, which are left as they are.
 
-    Draws by inverse CDF: one uniform per row, against one exponential per vocabulary entry for `torch.multinomial`.
-    Raises ValueError if a mask leaves no token.
+    Draws by inverse CDF: one uniform per row, against one exponential per vocabulary entry for `torch.multinomial`. Rows that
+    ask for nothing but a temperature go to `draw` if there is one (compiled code): logits, 1 / temperature (0: greedy) and
+    uniforms → ids and log-probabilities. Raises ValueError if a mask leaves no token.
     """
-    return [token for part in _parts(logits) for token in _sample(logits[part], rows[part])]
+    plain = [index for index, row in enumerate(rows) if row.plain] if draw is not None else []
+    if draw is None or not plain:
+        return [token for part in _parts(logits) for token in _sample(logits[part], rows[part])]
+    temperatures = np.array([rows[index].sampling.temperature for index in plain], np.float32)
+    scales = np.where(temperatures > 0, 1 / np.maximum(temperatures, np.float32(1e-6)), np.float32(0))
+    chosen = logits if len(plain) == len(rows) else logits[plain]
+    drawn = draw(chosen.contiguous(), scales, np.array([rows[index].uniform for index in plain]))
+    found = dict(zip(plain, map(Scored, *drawn), strict=True))
+    rest = [index for index in range(len(rows)) if index not in found]
+    if rest:
+        found |= dict(zip(rest, sample(logits[rest], [rows[index] for index in rest]), strict=True))
+    return [found[index] for index in range(len(rows))]
 
 
 def logprobs_of(logits: Tensor, ids: Sequence[int], top: Sequence[int | None]) -> list[Scored]:

@@ -416,6 +416,16 @@ void ownship_pack(int format, int bf16, const void* weights, int n, int k, void*
     }
 }
 
+// A token for each row of logits [rows][n]: ids and log-probabilities [rows]; scales are 1 / temperature, 0 is greedy.
+void ownship_draw(const float* logits, int rows, int n, const float* scales, const double* uniforms, int32_t* ids,
+                  double* logprobs, int threads) {
+#pragma omp parallel for num_threads(threads)
+    for (int row = 0; row < rows; row++) {
+        std::vector<double> sums(n / STRETCH + 1);
+        draw(logits + size_t(row) * n, n, scales[row], uniforms[row], sums.data(), ids + row, logprobs + row);
+    }
+}
+
 void ownship_forward(const Net* net, const Step* step) {
     if (net->format == F32) forward<float>(*net, *step);
     else forward<uint16_t>(*net, *step);

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ownship.engine.forward import SLOTS, Chunk, Pool, wanted_places
 from ownship.engine.native.build import Unavailable, library
+from ownship.engine.sampling import Draw
 from ownship.model.llama import Llama
 
 FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
@@ -36,6 +38,16 @@ class _Step(ctypes.Structure):
                 *((name, _pointer) for name in ("ids", "positions", "row", "tables", "ends", "logits", "memory")))
 
 
+def draw(logits: Tensor, scales: NDArray[np.float32], uniforms: NDArray[np.float64]) -> tuple[list[int], list[float]]:
+    """A token for each row of logits [B, V] at 1 / temperature (0: greedy), and its log-probability at temperature 1."""
+    rows = len(logits)
+    ids, logprobs = np.empty(rows, np.int32), np.empty(rows)
+    library().ownship_draw(_pointer(logits.data_ptr()), rows, logits.shape[1], _pointer(scales.ctypes.data),
+                           _pointer(uniforms.ctypes.data), _pointer(ids.ctypes.data), _pointer(logprobs.ctypes.data),
+                           torch.get_num_threads())
+    return ids.tolist(), logprobs.tolist()
+
+
 class NativeForward:
     """`Forward` by compiled kernels, in `precision` float32, bfloat16 or int8 (weights of 8 bits, one scale for 64).
 
@@ -48,6 +60,7 @@ class NativeForward:
         config = model.config
         if config.head_dim % SLOTS:
             raise Unavailable(f"the kernels need heads of a multiple of {SLOTS}, not {config.head_dim}")
+        self.draw: Draw | None = draw
         self.model, self.format, self.frozen = model, FORMATS[precision], False
         self.pool = Pool(config, blocks, torch.float32 if precision == "float32" else torch.bfloat16)
         self.threads = torch.get_num_threads()
