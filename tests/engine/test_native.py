@@ -14,6 +14,7 @@ from ownship.engine.native.forward import FORMATS, NativeForward
 from ownship.model.attention import sequences
 from ownship.model.head import logits
 from ownship.model.llama import Llama, LlamaConfig
+from ownship.model.tokenizer import Tokenizer
 
 BLOCKS = 200
 
@@ -187,3 +188,14 @@ def test_torch_gives_the_same() -> None:
         assert torch.allclose(native(chunks), plain(chunks), atol=1e-3)
         more = [Chunk([5, 6], len(chunk.tokens), chunk.table, 2) for chunk in chunks]
         assert torch.allclose(native(more), plain(more), atol=1e-3)
+
+
+def test_the_default_model_decoding_from_the_cache(smollm: tuple[Llama, Tokenizer]) -> None:
+    """Logits of cached decoding equal the full forward pass to 1e-4 in float32 (they lie between −20 and 30)."""
+    model, tokenizer = smollm
+    tokens = tokenizer.encode("Once upon a time there was a ship that found its own way home. 帆 ⛵ def sail(x): return x ** 2\n")
+    forward = NativeForward(model, BLOCKS, "float32")
+    table = blocks(0)
+    found = [forward([Chunk(tokens[:5], 0, table, 5)])]
+    found += [forward([Chunk([token], 5 + index, table, 1)]) for index, token in enumerate(tokens[5:])]
+    assert torch.allclose(torch.cat(found), whole(model, tokens), rtol=0, atol=1e-4)
