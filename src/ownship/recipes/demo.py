@@ -139,7 +139,7 @@ def _child(*arguments: object) -> None:
     from ownship.learn.interrupt import Interrupted
 
     command = [sys.executable, "-m", "ownship", *map(str, arguments)]
-    with subprocess.Popen(command, start_new_session=True) as child:
+    with subprocess.Popen(command, start_new_session=True, env={**os.environ, "OWNSHIP_PHASE": "1"}) as child:
         asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         before = {number: signal.signal(number, lambda number, _: child.send_signal(number)) for number in asked}
         try:

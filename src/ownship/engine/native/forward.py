@@ -80,10 +80,12 @@ class NativeForward:
 
     def freeze(self) -> None:
         """Gives up the network's own copy of what is packed: half of the memory. It can neither be trained nor reloaded then."""
-        kept = {id(self.model.embed_tokens.weight)}
+        table = self.model.embed_tokens.weight
         for parameter in self.model.parameters():
-            if parameter.dim() > 1 and id(parameter) not in kept:
+            if parameter.dim() > 1 and parameter is not table:
                 parameter.data = torch.empty(0, dtype=parameter.dtype)
+        table.data = self._embeddings = table.detach().clone()  # or it would hold on to the whole file
+        self._net.embeddings = self._embeddings.data_ptr()
         self.frozen = True
 
     @torch.no_grad()
