@@ -95,17 +95,25 @@ class Pass {  // T: what the cache holds
         else store((float*)(memory + to.staged) + size_t(m) * to.ld + column, y);
     }
 
-    void quantise(const Layout::Inputs& to, int m, int width) {  // to 16 bits, one scale for 64
+    void quantise(const Layout::Inputs& to, int m, int M, int width) {  // to 16 bits, one scale for 64; row m of M
         float* y = (float*)(memory + to.staged) + size_t(m) * to.ld;
         int16_t* out = (int16_t*)(memory + to.narrow) + size_t(m) * to.ld;
+        int8_t* high = (int8_t*)(memory + to.narrow) + (size_t(m / 8) * 16 + m % 8) * to.ld;  // Rows: with AMX
         float* scales = (float*)(memory + to.scales) + size_t(m) * (to.ld / GROUP);
         std::fill(y + width, y + up(width, GROUP), 0.f);
         for (int g = 0; g < up(width, GROUP) / GROUP; g++) {
             v16 top{};
             for (int i = 0; i < GROUP; i += 16) { v16 v = load<v16>(y + g * GROUP + i); top = max(top, max(v, -v)); }
-            float most = largest(top), inverse = most > 0 ? 32767 / most : 0;
-            scales[g] = most / 32767;
-            for (int i = 0; i < GROUP; i++) out[g * GROUP + i] = int16_t(__builtin_rintf(y[g * GROUP + i] * inverse));
+            constexpr float LIMIT = 127 * 256 + 127;
+            float most = largest(top), inverse = most > 0 ? LIMIT / most : 0;
+            scales[g] = most / LIMIT;
+            for (int i = g * GROUP; i < (g + 1) * GROUP; i++) {
+                int q = int(__builtin_rintf(y[i] * inverse));
+                if (AMX && M >= BYTES) {
+                    high[i] = int8_t((q + 128) >> 8);
+                    high[8 * to.ld + i] = int8_t(q - ((q + 128) >> 8) * 256);
+                } else out[i] = int16_t(q);
+            }
         }
     }
 
@@ -113,7 +121,7 @@ class Pass {  // T: what the cache holds
     void prepared(const Layout::Inputs& to, int width, int thread) {
         barrier.wait();
         if (format != INT8) return;
-        for (int m = thread; m < step.tokens; m += net.threads) quantise(to, m, width);
+        for (int m = thread; m < step.tokens; m += net.threads) quantise(to, m, step.tokens, width);
         barrier.wait();
     }
 
@@ -304,7 +312,7 @@ public:
         auto normal = [&](int which) {
             for (int m = thread; m < M; m += net.threads) {
                 normalise(x(m), net.norms + size_t(which) * at.ld, m);
-                if (format == INT8) quantise(at.model, m, net.hidden);
+                if (format == INT8) quantise(at.model, m, M, net.hidden);
             }
             barrier.wait();
         };
@@ -341,7 +349,7 @@ public:
         if (!step.wanted) return;
         for (int m = thread; m < step.wanted; m += net.threads) {
             normalise(x(step.ends[m]), net.norms + size_t(2 * net.layers) * at.ld, m);
-            if (format == INT8) quantise(at.model, m, net.hidden);
+            if (format == INT8) quantise(at.model, m, step.wanted, net.hidden);
         }
         barrier.wait();
         multiply(format, rows(at.model), step.wanted, net.matrices[4 * net.layers], share, [&](int m, int unit, const float* c) {
@@ -410,7 +418,8 @@ void ownship_pack(int format, int bf16, const void* weights, int n, int k, void*
                     scales[(size_t(unit) * groups + g) * UNIT + column] = most / 127;
                     float inverse = most > 0 ? 127 / most : 0;
                     for (int i = 0; i < GROUP; i++)
-                        ((int8_t*)out)[(first + i) / 2 * 64 + column * 2 + i % 2] = int8_t(__builtin_rintf(part[column][i] * inverse));
+                        ((int8_t*)out)[AMX ? g * 2048 + column / 16 * 1024 + i / 4 * 64 + column % 16 * 4 + i % 4
+                                           : (first + i) / 2 * 64 + column * 2 + i % 2] = int8_t(__builtin_rintf(part[column][i] * inverse));
                 }
         }
     }

@@ -108,13 +108,22 @@ struct Matrix {  // packed: units of 32 columns; see pack()
     int32_t n, k;  // outputs, inputs
 };
 
-struct Rows {  // the left side of a product in the format of the weights: [M (padded to 32)][ld]
-    void* data;
+constexpr int BYTES = 3;
+
+struct Rows {  // the left side of a product: [M (padded to 32)][ld] in float32, bf16, or for int8 weights 16 bits
+    void* data;    // with AMX and at least BYTES rows these as two bytes, high and low: [M / 8][8 rows of high, 8 of low][ld]
     float* scales;  // int8: [M][ld / 64]
     int ld;
 };
 
-// F32: [n/32][k][32]. BF16: [n/32][k/32][2 tiles][16 pairs][16 columns][2]. INT8: [n/32][k/2][32 columns][2].
+#if defined(__AMX_BF16__) && defined(__AMX_INT8__)
+constexpr bool AMX = true;
+#else
+constexpr bool AMX = false;
+#endif
+
+// F32: [n/32][k][32]. BF16: [n/32][k/32][2 tiles][16 pairs][16 columns][2]. INT8: [n/32][k/2][32 columns][2], with AMX
+// [n/32][k/64][2 tiles][16 fours][16 columns][4].
 static inline size_t unit_bytes(Format format, int k) {
     return format == F32 ? size_t(k) * UNIT * 4 : format == BF16 ? size_t(up(k, 32)) * UNIT * 2 : size_t(up(k, GROUP)) * UNIT;
 }
@@ -139,6 +148,19 @@ static void product_f32(const float* a, int lda, const float* b, size_t step, in
         store(c + (u * M + m) * UNIT + s * 16, sums[m][2 * u + s]);
 }
 
+// sums += the products of four inputs for each of 16 columns; AMX's order of weights, [16 columns][4]
+#if defined(__AMX_BF16__) && defined(__AMX_INT8__)
+static inline i16v fours(i16v sums, const int8_t* weights, const int16_t* x) {
+    __m512i w = _mm512_loadu_si512(weights);
+    // bytes 0 and 1 (then 2 and 3) of each column to the upper halves of its two words, and down again: sign-extended
+    const __m512i first = _mm512_set4_epi32(0x0d800c80, 0x09800880, 0x05800480, 0x01800080);
+    const __m512i second = _mm512_set4_epi32(0x0f800e80, 0x0b800a80, 0x07800680, 0x03800280);
+    __m512i low = _mm512_srai_epi16(_mm512_shuffle_epi8(w, first), 8), high = _mm512_srai_epi16(_mm512_shuffle_epi8(w, second), 8);
+    __m512i result = _mm512_dpwssd_epi32((__m512i)sums, low, _mm512_set1_epi32(load<int32_t>(x)));
+    return (i16v)_mm512_dpwssd_epi32(result, high, _mm512_set1_epi32(load<int32_t>(x + 2)));
+}
+#endif
+
 static inline i16v pairs(i16v sums, const int8_t* weights, const int16_t* x) {  // sums += two products per column
     int32_t pair = load<int32_t>(x);
 #ifdef __AVX512VNNI__
@@ -157,9 +179,17 @@ static void product_int8(const int16_t* a, const float* scale, int lda, const in
     int groups = up(k, GROUP) / GROUP;
     for (int g = 0; g < groups; g++) {
         i16v exact[M][2 * U] = {};  // 64 products of 8 by 16 bits fit
+#if defined(__AMX_BF16__) && defined(__AMX_INT8__)
+        for (int u = 0; u < U; u++) ahead(b + u * step + g * 2048 + AHEAD, 2048);
+        for (int i = 0; i < GROUP; i += 4)
+            for (int u = 0; u < U; u++) for (int s = 0; s < 2; s++) for (int m = 0; m < M; m++)
+                exact[m][2 * u + s] = fours(exact[m][2 * u + s], b + u * step + g * 2048 + s * 1024 + i * 16,
+                                            a + size_t(m) * lda + g * GROUP + i);
+#else
         for (int i = g * GROUP; i < (g + 1) * GROUP; i += 2)
             for (int u = 0; u < U; u++) for (int s = 0; s < 2; s++) for (int m = 0; m < M; m++)
                 exact[m][2 * u + s] = pairs(exact[m][2 * u + s], b + u * step + i * UNIT + s * 32, a + size_t(m) * lda + i);
+#endif
         for (int u = 0; u < U; u++) for (int s = 0; s < 2; s++) {
             v16 width = load<v16>(w + (size_t(u) * groups + g) * UNIT + s * 16);
             for (int m = 0; m < M; m++)
@@ -170,8 +200,7 @@ static void product_int8(const int16_t* a, const float* scale, int lda, const in
         store(c + (u * M + m) * UNIT + s * 16, sums[m][2 * u + s]);
 }
 
-#ifdef __AMX_BF16__
-constexpr bool AMX = true;
+#if defined(__AMX_BF16__) && defined(__AMX_INT8__)
 struct TileSettings { uint8_t palette, start, reserved[14]; uint16_t bytes[16]; uint8_t rows[16]; };
 
 class Tiles {  // eight tiles of 16 rows of 64 bytes; the thread's former settings come back at the end (torch has its own)
@@ -212,8 +241,62 @@ static void product_amx_1x4(const uint16_t* a, int lda, const uint16_t* b, size_
     }
     _tile_stored(0, c, 128); _tile_stored(1, c + 16, 128); _tile_stored(2, c + 512, 128); _tile_stored(3, c + 528, 128);
 }
+
+// Exact sums of 16 columns over 64 inputs, of rows as high and low bytes: (256 high + low) · scales is added to c [M][32].
+static void add_exact(const int32_t* exact, int rows, v16 width, const float* scale, int groups, float* c) {
+    for (int m = 0; m < rows; m++) {
+        i16v whole = (load<i16v>(exact + m * 16) << 8) + load<i16v>(exact + (m + 8) * 16);
+        v16 before = load<v16>(c + m * UNIT);
+        before += __builtin_convertvector(whole, v16) * (width * scale[m * groups]);
+        store(c + m * UNIT, before);
+    }
+}
+
+// c [M][32], M at most 64; the same to the last bit as product_int8. Work is a list of steps of four tiles: two groups for the same
+// eight rows, or one group for sixteen rows. The sums of a step are added up while the next is being multiplied.
+static void product_amx_int8(const int8_t* a, const float* scale, int lda, const int8_t* b, const float* w, int k, int M, float* c) {
+    alignas(64) int32_t exact[2][4][256];
+    const int groups = up(k, GROUP) / GROUP, per_row = lda / GROUP;
+    const bool few = M <= 8;
+    const int blocks = few ? 1 : (M + 15) / 16, steps = few ? (groups + 1) / 2 : groups * blocks;
+    std::memset(c, 0, size_t(M) * UNIT * 4);
+    auto add = [&](int step) {
+        for (int i = 0; i < 4; i++) {
+            int g = few ? step * 2 + i / 2 : step / blocks, first = few ? 0 : step % blocks * 16 + i / 2 * 8;
+            int rows = M - first < 8 ? M - first : 8;
+            if (g < groups && rows > 0)
+                add_exact(exact[step % 2][i], rows, load<v16>(w + g * UNIT + i % 2 * 16), scale + size_t(first) * per_row + g, per_row,
+                          c + first * UNIT + i % 2 * 16);
+        }
+    };
+    for (int step = 0; step < steps; step++) {
+        int32_t (*out)[256] = exact[step % 2];
+        _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+        if (few) {
+            const int8_t* weights = b + size_t(step) * 4096;
+            bool two = step * 2 + 1 < groups;
+            ahead(weights + AHEAD, 4096);
+            _tile_loadd(4, a + step * 2 * GROUP, lda);
+            _tile_loadd(6, weights, 64); _tile_loadd(7, weights + 1024, 64);
+            _tile_dpbssd(0, 4, 6); _tile_dpbssd(1, 4, 7);
+            if (two) {
+                _tile_loadd(5, a + (step * 2 + 1) * GROUP, lda);
+                _tile_loadd(6, weights + 2048, 64); _tile_loadd(7, weights + 3072, 64);
+                _tile_dpbssd(2, 5, 6); _tile_dpbssd(3, 5, 7);
+            }
+        } else {
+            const int8_t* rows = a + size_t(step % blocks) * 32 * lda + step / blocks * GROUP;
+            const int8_t* weights = b + size_t(step / blocks) * 2048;
+            _tile_loadd(6, weights, 64); _tile_loadd(7, weights + 1024, 64);
+            _tile_loadd(4, rows, lda); _tile_loadd(5, rows + 16 * lda, lda);
+            _tile_dpbssd(0, 4, 6); _tile_dpbssd(1, 4, 7); _tile_dpbssd(2, 5, 6); _tile_dpbssd(3, 5, 7);
+        }
+        if (step) add(step - 1);
+        _tile_stored(0, out[0], 64); _tile_stored(1, out[1], 64); _tile_stored(2, out[2], 64); _tile_stored(3, out[3], 64);
+    }
+    add(steps - 1);
+}
 #else
-constexpr bool AMX = false;
 struct Tiles {};
 #endif
 
@@ -239,11 +322,23 @@ static void product_bf16(const uint16_t* a, int lda, const uint16_t* b, size_t s
 // rows [M] times one matrix, by all threads; `done(m, unit, c)` gets 32 results of a row.
 template <class Share, class Done>
 static void multiply(Format format, const Rows& a, int M, const Matrix& w, Share share, Done done) {
-    alignas(64) float c[32 * UNIT];
+    alignas(64) float c[64 * UNIT];
     int units = up(w.n, UNIT) / UNIT;
     size_t bytes = unit_bytes(format, w.k);
     const char* data = (const char*)w.data;
-#ifdef __AMX_BF16__
+#if defined(__AMX_BF16__) && defined(__AMX_INT8__)
+    if (format == INT8 && M >= BYTES) {
+        int groups = a.ld / GROUP;
+        Pieces pieces = share(units, 1);
+        for (int u; (u = pieces.next()) >= 0;)
+            for (int m0 = 0; m0 < M; m0 += 64) {
+                int rows = M - m0 < 64 ? M - m0 : 64;
+                product_amx_int8((const int8_t*)a.data + size_t(m0) * 2 * a.ld, a.scales + size_t(m0) * groups, a.ld,
+                                 (const int8_t*)(data + u * bytes), w.scales + size_t(u) * (up(w.k, GROUP) / GROUP) * UNIT, w.k, rows, c);
+                for (int m = 0; m < rows; m++) done(m0 + m, u, c + m * UNIT);
+            }
+        return;
+    }
     if (format == BF16) {
         const uint16_t* x = (const uint16_t*)a.data;
         int steps = up(w.k, 32) / 32;
