@@ -16,7 +16,8 @@ from ownship.model.head import logits
 from ownship.model.llama import Llama, LlamaConfig
 from ownship.model.tokenizer import Tokenizer
 
-BLOCKS = 200
+BLOCKS = 200  # at least, of any of these networks
+CACHE = 64 << 20
 
 # hidden, MLP, layers, heads, key/value heads, head size, vocabulary: nothing a multiple of what the kernels work in
 SHAPES = [(32, 48, 2, 4, 2, 16, 320), (48, 80, 1, 3, 1, 16, 264), (576, 1536, 1, 9, 3, 64, 1000), (100, 70, 2, 5, 5, 32, 257),
@@ -72,7 +73,7 @@ def test_logits(shape: tuple[int, ...], precision: str) -> None:
     model = network(shape, tied=shape[0] == 576)
     tokens = ids(model, 150)
     expected = whole(model, tokens)
-    found = NativeForward(model, BLOCKS, precision)([Chunk(tokens, 0, blocks(0), len(tokens))])
+    found = NativeForward(model, CACHE, precision)([Chunk(tokens, 0, blocks(0), len(tokens))])
     if precision == "float32":
         assert torch.allclose(found, expected, atol=1e-4 * float(expected.abs().max()))
     else:
@@ -86,7 +87,7 @@ def test_a_row_is_the_same_bit_for_bit_in_any_company(shape: tuple[int, ...], pr
     """In one piece, in pieces, one by one, beside others, with a shared beginning, on one thread and on three."""
     model = network(shape)
     tokens = ids(model, 100)
-    forward = NativeForward(model, BLOCKS, precision)
+    forward = NativeForward(model, CACHE, precision)
     expected = forward([Chunk(tokens, 0, blocks(0), len(tokens))])
 
     def pieces(forward: Forward, sizes: list[int], table: list[int], company: int) -> torch.Tensor:
@@ -108,7 +109,7 @@ def test_a_row_is_the_same_bit_for_bit_in_any_company(shape: tuple[int, ...], pr
         assert torch.equal(pieces(forward, sizes, low, company), expected), (sizes, company)
     torch.set_num_threads(3)
     try:
-        assert torch.equal(NativeForward(model, BLOCKS, precision)([Chunk(tokens, 0, blocks(0), len(tokens))]), expected)
+        assert torch.equal(NativeForward(model, CACHE, precision)([Chunk(tokens, 0, blocks(0), len(tokens))]), expected)
     finally:
         torch.set_num_threads(1)
     # four that share three blocks, and then differ
@@ -117,32 +118,35 @@ def test_a_row_is_the_same_bit_for_bit_in_any_company(shape: tuple[int, ...], pr
     ends = [[*tokens[48:60], 3 + index] for index in range(4)]
     together = forward([Chunk(end, 48, table, 1) for end, table in zip(ends, tables, strict=True)])
     for row, end in enumerate(ends):
-        alone = NativeForward(model, BLOCKS, precision)([Chunk([*tokens[:48], *end], 0, blocks(1), 1)])
+        alone = NativeForward(model, CACHE, precision)([Chunk([*tokens[:48], *end], 0, blocks(1), 1)])
         assert torch.equal(together[row], alone[0])
 
 
 def test_long_context() -> None:
     model = network(SHAPES[0])
     tokens = ids(model, 690)
-    found = NativeForward(model, BLOCKS, "float32")([Chunk(tokens, 0, blocks(0), len(tokens))])
+    found = NativeForward(model, CACHE, "float32")([Chunk(tokens, 0, blocks(0), len(tokens))])
     assert torch.allclose(found, whole(model, tokens), atol=1e-3)
 
 
 def test_other_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without AMX and AVX-512: the portable code gives the same."""
+    """Without AMX and AVX-512 the portable code gives the same, but for a cache in float32 instead of bf16."""
     model = network(SHAPES[2])
     tokens = ids(model, 60)
     for precision in FORMATS:
-        expected = NativeForward(model, BLOCKS, precision)([Chunk(tokens, 0, blocks(0), len(tokens))])
+        expected = NativeForward(model, CACHE, precision)([Chunk(tokens, 0, blocks(0), len(tokens))])
         with monkeypatch.context() as patch:
             patch.setattr("ownship.engine.native.forward.library", lambda: build.compiled("x86-64-v3"))
-            found = NativeForward(model, BLOCKS, precision)([Chunk(tokens, 0, blocks(0), len(tokens))])
-        assert torch.allclose(found, expected, atol=0.05 if precision == "bfloat16" else 1e-3)
+            found = NativeForward(model, CACHE, precision)([Chunk(tokens, 0, blocks(0), len(tokens))])
+        if precision == "float32":
+            assert torch.allclose(found, expected, atol=1e-3)
+        else:
+            assert divergence(expected, found) < 2e-3, divergence(expected, found)
 
 
 def test_new_weights_are_seen_after_reload() -> None:
     model = network(SHAPES[0])
-    forward = NativeForward(model, BLOCKS, "float32")
+    forward = NativeForward(model, CACHE, "float32")
     tokens = ids(model, 20)
     before = forward([Chunk(tokens, 0, blocks(0), 1)])
     with torch.no_grad():
@@ -155,7 +159,7 @@ def test_new_weights_are_seen_after_reload() -> None:
 
 def test_frozen() -> None:
     model = network(SHAPES[0])
-    forward = NativeForward(model, BLOCKS, "float32")
+    forward = NativeForward(model, CACHE, "float32")
     tokens = ids(model, 20)
     before = forward([Chunk(tokens, 0, blocks(0), 1)])
     forward.freeze()
@@ -167,7 +171,7 @@ def test_frozen() -> None:
 
 def test_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch, tmp_path: pytest.TempPathFactory) -> None:
     with pytest.raises(build.Unavailable, match="multiple of 16"):
-        NativeForward(network((32, 48, 1, 4, 2, 8, 99)), BLOCKS, "float32")
+        NativeForward(network((32, 48, 1, 4, 2, 8, 99)), CACHE, "float32")
     monkeypatch.setenv("OWNSHIP_CACHE", str(tmp_path))
     for compiler, reason in (("/nowhere/g++", "nowhere"), ("false", "false failed")):
         monkeypatch.setenv("CXX", compiler)
@@ -183,7 +187,7 @@ def test_torch_gives_the_same() -> None:
     model = network(SHAPES[0])
     chunks = [Chunk(ids(model, length, length), 0, list(range(10 * row, 10 * row + 8)), min(length, 3))
               for row, length in enumerate((1, 16, 17, 100))]
-    native, plain = NativeForward(model, BLOCKS, "float32"), TorchForward(model, BLOCKS)
+    native, plain = NativeForward(model, CACHE, "float32"), TorchForward(model, CACHE)
     with torch.no_grad():
         assert torch.allclose(native(chunks), plain(chunks), atol=1e-3)
         more = [Chunk([5, 6], len(chunk.tokens), chunk.table, 2) for chunk in chunks]
@@ -194,7 +198,7 @@ def test_the_default_model_decoding_from_the_cache(smollm: tuple[Llama, Tokenize
     """Logits of cached decoding equal the full forward pass to 1e-4 in float32 (they lie between −20 and 30)."""
     model, tokenizer = smollm
     tokens = tokenizer.encode("Once upon a time there was a ship that found its own way home. 帆 ⛵ def sail(x): return x ** 2\n")
-    forward = NativeForward(model, BLOCKS, "float32")
+    forward = NativeForward(model, CACHE, "float32")
     table = blocks(0)
     found = [forward([Chunk(tokens[:5], 0, table, 5)])]
     found += [forward([Chunk([token], 5 + index, table, 1)]) for index, token in enumerate(tokens[5:])]

@@ -20,7 +20,7 @@ import torch
 
 from ownship.engine.cache import ROOT, Blocks, Key, key
 from ownship.engine.fingerprint import fingerprint
-from ownship.engine.forward import SLOTS, Chunk, Forward, Pool, TorchForward
+from ownship.engine.forward import SLOTS, Chunk, Forward, TorchForward
 from ownship.engine.grammar import GrammarFailed, Grammars, Matcher
 from ownship.engine.lookup import Lookup
 from ownship.engine.native.build import Unavailable
@@ -446,13 +446,12 @@ def _blocks(tokens: int) -> int:
 def _forward(model: Llama, precision: str, cache_bytes: int) -> Forward:
     if precision not in FORMATS:
         raise UserError(f"precision must be one of {', '.join(FORMATS)}, not {precision!r}")
-    wide = torch.float32 if precision == "float32" else torch.bfloat16
     try:
-        return NativeForward(model, cache_bytes // Pool.block_bytes(model.config, wide), precision)
+        return NativeForward(model, cache_bytes, precision)
     except Unavailable as reason:
         if precision == "int8":
             raise UserError(f"precision int8 needs the compiled kernels: {reason}") from None
         log = logging.getLogger(__name__)
         level = logging.INFO if model.config.parameters < 10_000_000 else logging.WARNING  # nobody waits for a toy
         log.log(level, "%s: generating with plain torch, which is several times slower", reason)
-        return TorchForward(model, cache_bytes // Pool.block_bytes(model.config, torch.float32))
+        return TorchForward(model, cache_bytes)

@@ -35,7 +35,8 @@ class Chunk:
 
 
 class Pool:
-    """The cache's memory, for all layers: keys [layers, blocks, K, E, 16] and values [layers, blocks, K, 16, E].
+    """The cache's memory, for all layers: keys [layers, blocks, K, E, 16] and values [layers, blocks, K, 16, E] in float32; in bf16 the
+    same bytes are laid out for AMX (native/kernels.h).
 
     Keys lie by feature, so that 16 scores are computed at once. The whole bound is reserved, and the system gives pages as they
     are first written.
@@ -74,10 +75,10 @@ class Forward(Protocol):
 class TorchForward:
     """The network itself, with attention over gathered blocks."""
 
-    def __init__(self, model: Llama, blocks: int) -> None:
+    def __init__(self, model: Llama, cache_bytes: int) -> None:
         self.model = model
         self.draw: Draw | None = None
-        self.pool = Pool(model.config, blocks, torch.float32)
+        self.pool = Pool(model.config, cache_bytes // Pool.block_bytes(model.config, torch.float32), torch.float32)
 
     def reload(self) -> None:
         pass

@@ -19,8 +19,9 @@ struct Net {
     const float* norms;       // [2 layers + 1][ld], filled up with zeros; ld as in Layout
     const float *cos, *sin;   // [positions][size / 2]
     const Matrix* matrices;   // per layer qkv, o, gate and up in turns of 16 columns, down; then the head
-    void *keys, *values;      // [layers][blocks][kv_heads][size][16] and [16][size]; float32 if the format is F32, else bf16
+    void *keys, *values;      // [layers][blocks][kv_heads] blocks of 16 tokens, in float32 or bf16 as in kernels.h
     int64_t blocks;
+    int32_t cache_bf16;
 };
 
 struct Step {
@@ -37,6 +38,8 @@ struct Layout {  // of the working memory
     int rows, ld, ld_qkv, longest;
     struct Inputs { int ld; size_t staged, narrow, scales; } model, mlp;  // of products, as wide as the model or as the MLP
     size_t x, qkv, scores, total;
+    // floats: queries, results (twice) and weights of the tokens that are attended together, and 16 rows of weights in bf16
+    size_t per_thread(const Net& net) const { return size_t(TOGETHER) * net.heads * (longest + 3 * net.size) + 8 * longest; }
     Layout(const Net& net, int tokens, int blocks) {
         rows = up(tokens, 32);
         ld = up(std::max({net.hidden, net.heads * net.size}), GROUP);
@@ -50,7 +53,7 @@ struct Layout {  // of the working memory
             *inputs = {width, take(size_t(rows) * width * 4), take(size_t(rows) * width * 2),
                        take(size_t(rows) * (width / GROUP) * 4)};
         qkv = take(size_t(rows) * ld_qkv * 4);
-        scores = take(size_t(net.threads) * TOGETHER * net.heads * (longest + 2 * net.size) * 4);
+        scores = take(size_t(net.threads) * per_thread(net) * 4);
         total = at;
     }
 };
@@ -165,8 +168,21 @@ class Pass {  // T: what the cache holds
             float *key = here + (net.heads + h) * net.size, *value = key + net.kv_heads * net.size;
             rotate(key, position, 1);
             T *keys = block(net.keys, layer, number, h), *values = block(net.values, layer, number, h) + slot * net.size;
-            for (int e = 0; e < net.size; e++) { put(keys + e * SLOTS + slot, key[e]); put(values + e, value[e]); }
+            if (std::is_same<T, float>::value)
+                for (int e = 0; e < net.size; e++) { put(keys + e * SLOTS + slot, key[e]); put(values + e, value[e]); }
+            else {
+                T* all = values - slot * net.size;
+                for (int e = 0; e < net.size; e++) {
+                    put(keys + e / 2 * 32 + slot * 2 + e % 2, key[e]);
+                    put(all + slot / 2 * net.size * 2 + e * 2 + slot % 2, value[e]);
+                }
+            }
         }
+    }
+
+    void clear(int m, int layer) {  // the values of a block that token m begins: slots nobody has written are multiplied by zero
+        if (!std::is_same<T, float>::value && step.positions[m] % SLOTS == 0)
+            std::memset(block(net.values, layer, home(m), 0), 0, sizeof(T) * net.kv_heads * net.size * SLOTS);
     }
 
     template <int R>
@@ -207,8 +223,9 @@ class Pass {  // T: what the cache holds
     // have (one prompt's tokens, or a group that shares its prompt) are read once for all.
     void attend(int begin, int end, int head, int layer, int thread, std::vector<const T*>& keys, std::vector<const T*>& vals) {
         int count = end - begin, group = net.heads / net.kv_heads, size = net.size;
-        float* own = (float*)(memory + at.scores) + size_t(thread) * TOGETHER * net.heads * (at.longest + 2 * size);
-        float *queries = own, *outs = own + TOGETHER * net.heads * size, *weights = outs + TOGETHER * net.heads * size;
+        float* own = (float*)(memory + at.scores) + size_t(thread) * at.per_thread(net);
+        float *queries = own, *outs = own + TOGETHER * net.heads * size, *weights = outs + TOGETHER * net.heads * size * 2;
+        uint16_t* room = (uint16_t*)(weights + size_t(TOGETHER) * net.heads * at.longest);
         auto table = [&](int token) { return step.tables + (size_t)step.row[token] * step.width; };
         int blocks[TOGETHER], shared = step.width, most = 0;
         for (int i = 0; i < count; i++) {
@@ -224,7 +241,7 @@ class Pass {  // T: what the cache holds
             shared = std::min(shared, equal);
         }
         shared = std::min(shared, most);
-        std::memset(outs, 0, size_t(count) * group * size * 4);
+        std::memset(outs, 0, size_t(count) * group * size * 4 * 2);
         float* line[TOGETHER * 64];
         std::vector<float*> many;
         float** lines = line;
@@ -237,7 +254,19 @@ class Pass {  // T: what the cache holds
                 vals[b] = block(net.values, layer, table(token)[b], head);
             }
         };
+        (void)room;
         auto score = [&](int r0, int rows, int from, int to) {
+#if defined(__AMX_BF16__) && defined(__AMX_INT8__)
+            if constexpr (!std::is_same<T, float>::value) {
+                for (int r = 0; r < rows; r += 8) {
+                    float* here[8];
+                    int n = std::min(8, rows - r);
+                    for (int i = 0; i < n; i++) here[i] = lines[r0 + r + i] + from * SLOTS;
+                    tile_scores(queries + (r0 + r) * size, n, size, keys.data() + from, vals.data() + from, to - from, here);
+                }
+                return;
+            }
+#endif
             stretches(rows, [&](int r, auto n) {
                 float* here[n.value];
                 for (int i = 0; i < n.value; i++) here[i] = lines[r0 + r + i] + from * SLOTS;
@@ -268,6 +297,17 @@ class Pass {  // T: what the cache holds
             }
         }
         auto mix = [&](int r0, int rows, int from, int to) {
+#if defined(__AMX_BF16__) && defined(__AMX_INT8__)
+            if constexpr (!std::is_same<T, float>::value) {
+                for (int r = 0; r < rows; r += 8) {
+                    const float* here[8];
+                    int n = std::min(8, rows - r);
+                    for (int i = 0; i < n; i++) here[i] = lines[r0 + r + i] + from;
+                    tile_values(here, n, size, vals.data() + from / SLOTS, (to - from + SLOTS - 1) / SLOTS, outs + size_t(r0 + r) * 2 * size, room);
+                }
+                return;
+            }
+#endif
             stretches(rows, [&](int r, auto n) {
                 values<n.value>(lines + r0 + r, from, to, vals.data(), outs + (r0 + r) * size);
             });
@@ -282,7 +322,12 @@ class Pass {  // T: what the cache holds
                 mix(i * group, group, shared * SLOTS, step.positions[begin + i] + 1);
             }
         for (int i = 0; i < count; i++) for (int g = 0; g < group; g++) for (int e = 0; e < size; e += 16)
-            stage(at.model, begin + i, (head * group + g) * size + e, load<v16>(outs + (i * group + g) * size + e));
+{
+            int r = i * group + g;
+            v16 y = std::is_same<T, float>::value ? load<v16>(outs + r * size + e)
+                                                  : load<v16>(outs + r * 2 * size + e) + load<v16>(outs + (r * 2 + 1) * size + e);
+            stage(at.model, begin + i, (head * group + g) * size + e, y);
+        }
     }
 
 public:
@@ -292,7 +337,6 @@ public:
 
     void run(int thread) {
         Tiles tiles;
-        (void)tiles;
         std::vector<const T*> keys(step.width), vals(step.width);
         const int M = step.tokens, pieces = (M + TOGETHER - 1) / TOGETHER;
         auto* next = counters.data();
@@ -318,6 +362,7 @@ public:
         };
         for (int layer = 0; layer < net.layers; layer++) {
             const Matrix* w = net.matrices + 4 * layer;
+            for (int m = thread; m < M; m += net.threads) clear(m, layer);
             normal(2 * layer);
             multiply(format, rows(at.model), M, w[0], share, [&](int m, int unit, const float* c) {
                 std::memcpy(qkv(m) + unit * UNIT, c, UNIT * 4);
@@ -325,11 +370,13 @@ public:
             barrier.wait();
             for (int m = thread; m < M; m += net.threads) remember(m, layer);
             barrier.wait();
+            tiles.for_attention();
             Pieces items = share(pieces * net.kv_heads, 1);
             for (int i; (i = items.next()) >= 0;) {
                 int begin = i / net.kv_heads * TOGETHER;
                 attend(begin, std::min(begin + TOGETHER, M), i % net.kv_heads, layer, thread, keys, vals);
             }
+            tiles.for_matrices();
             prepared(at.model, net.heads * net.size, thread);
             auto add = [&](int m, int unit, const float* c) {
                 float* here = x(m) + unit * UNIT;
@@ -381,6 +428,9 @@ int ownship_prepare() {  // asks the kernel for AMX; 1 if this build can run her
     return 1;
 #endif
 }
+
+// Whether the cache is to be in bf16: where AMX can work on it, and the weights are not exact anyway.
+int ownship_cache_bf16(int format, int size) { return AMX && format != F32 && size % 32 == 0 && size <= 512; }
 
 int64_t ownship_memory(const Net* net, int tokens, int width) { return Layout(*net, tokens, width).total; }
 
@@ -436,8 +486,8 @@ void ownship_draw(const float* logits, int rows, int n, const float* scales, con
 }
 
 void ownship_forward(const Net* net, const Step* step) {
-    if (net->format == F32) forward<float>(*net, *step);
-    else forward<uint16_t>(*net, *step);
+    if (net->cache_bf16) forward<uint16_t>(*net, *step);
+    else forward<float>(*net, *step);
 }
 
 }

@@ -30,7 +30,7 @@ class _Net(ctypes.Structure):
     _fields_ = (*((name, _int) for name in ("layers", "hidden", "heads", "kv_heads", "size", "wide", "vocabulary", "format",
                                             "table_bf16", "threads")), ("eps", ctypes.c_float),
                 *((name, _pointer) for name in ("embeddings", "norms", "cos", "sin", "matrices", "keys", "values")),
-                ("blocks", ctypes.c_int64))
+                ("blocks", ctypes.c_int64), ("cache_bf16", _int))
 
 
 class _Step(ctypes.Structure):
@@ -55,14 +55,15 @@ class NativeForward:
     Raises Unavailable where it cannot run.
     """
 
-    def __init__(self, model: Llama, blocks: int, precision: str) -> None:
+    def __init__(self, model: Llama, cache_bytes: int, precision: str) -> None:
         self.library = library()
         config = model.config
         if config.head_dim % SLOTS:
             raise Unavailable(f"the kernels need heads of a multiple of {SLOTS}, not {config.head_dim}")
         self.draw: Draw | None = draw
         self.model, self.format, self.frozen = model, FORMATS[precision], False
-        self.pool = Pool(config, blocks, torch.float32 if precision == "float32" else torch.bfloat16)
+        cache = torch.bfloat16 if self.library.ownship_cache_bf16(self.format, config.head_dim) else torch.float32
+        self.pool = Pool(config, cache_bytes // Pool.block_bytes(config, cache), cache)
         self.threads = torch.get_num_threads()
         self.wide = -(-config.intermediate_size // _GROUP) * _GROUP  # padded with zeros
         cos, sin = model.rope(torch.arange(config.max_position_embeddings))  # [P, 1, E]: both halves alike
@@ -75,7 +76,7 @@ class NativeForward:
             kv_heads=config.num_key_value_heads, size=config.head_dim, wide=self.wide, vocabulary=config.vocab_size,
             format=self.format, threads=self.threads, eps=config.rms_norm_eps, cos=self._cos.data_ptr(), sin=self._sin.data_ptr(),
             matrices=ctypes.addressof(self._matrices), keys=self.pool.keys.data_ptr(), values=self.pool.values.data_ptr(),
-            blocks=blocks)
+            blocks=self.pool.blocks, cache_bf16=cache == torch.bfloat16)
         self.reload()
 
     def freeze(self) -> None:

@@ -203,17 +203,21 @@ static void product_int8(const int16_t* a, const float* scale, int lda, const in
 #if defined(__AMX_BF16__) && defined(__AMX_INT8__)
 struct TileSettings { uint8_t palette, start, reserved[14]; uint16_t bytes[16]; uint8_t rows[16]; };
 
-class Tiles {  // eight tiles of 16 rows of 64 bytes; the thread's former settings come back at the end (torch has its own)
-    TileSettings before;
+class Tiles {  // the settings of this thread's tiles; its former ones come back at the end (torch has its own)
+    TileSettings before, matrices{}, attention{};
 public:
     Tiles() {
         _tile_storeconfig(&before);
-        TileSettings all{};
-        all.palette = 1;
-        for (int i = 0; i < 8; i++) { all.bytes[i] = 64; all.rows[i] = 16; }
-        _tile_loadconfig(&all);
+        matrices.palette = 1;
+        for (int i = 0; i < 8; i++) { matrices.bytes[i] = 64; matrices.rows[i] = 16; }
+        attention = matrices;
+        attention.bytes[6] = 32;  // weights of 16 slots
+        attention.rows[7] = 8;    // values of 16 slots in pairs
+        for_matrices();
     }
     ~Tiles() { if (before.palette) _tile_loadconfig(&before); else _tile_release(); }
+    void for_matrices() { _tile_loadconfig(&matrices); }
+    void for_attention() { _tile_loadconfig(&attention); }
 };
 
 // c [32][32]. Meanwhile `each` bytes a step are asked for from `later` on, for the second cache.
@@ -297,7 +301,10 @@ static void product_amx_int8(const int8_t* a, const float* scale, int lda, const
     add(steps - 1);
 }
 #else
-struct Tiles {};
+struct Tiles {
+    void for_matrices() {}
+    void for_attention() {}
+};
 #endif
 
 template <int M, int U>
@@ -417,6 +424,79 @@ static void values_of(const float* const* weights, int slots, const T* values, i
         }
     for (int r = 0; r < R; r++) for (int w = 0; w < W; w++) store(out + r * size + w * 16, sums[r][w]);
 }
+
+// The same over a cache in bf16, with AMX: keys [E/2][16 slots][2] and values [8 pairs of slots][E][2]. Queries and weights go in as
+// two bf16 numbers each, their sum exact to 16 bits, in rows 0 to 7 and 8 to 15 of a tile: at most 8 rows, at no cost.
+#if defined(__AMX_BF16__) && defined(__AMX_INT8__)
+
+static void split(const float* x, int n, uint16_t* high, uint16_t* low) {  // n a multiple of 16
+    for (int i = 0; i < n; i += 16) {
+        v16 y = load<v16>(x + i);
+        h16 top = narrow(y);
+        store(high + i, top);
+        store(low + i, narrow(y - widen(top)));
+    }
+}
+
+// q [rows][E] → out[r] + 16 b for each block b
+static void tile_scores(const float* q, int rows, int size, const uint16_t* const* keys, const uint16_t* const* values, int blocks,
+                        float* const* out) {
+    alignas(64) uint16_t tile[16 * 512];
+    alignas(64) float c[4][256];
+    std::memset(tile, 0, 16 * size * 2);
+    for (int r = 0; r < rows; r++) split(q + r * size, size, tile + r * size, tile + (8 + r) * size);
+    for (int b = 0; b < blocks; b += 4) {
+        int n = blocks - b < 4 ? blocks - b : 4;
+        for (int i = 0; i < n; i++) {
+            if (b + 4 + i < blocks) ahead(keys[b + 4 + i], size * SLOTS * 2);
+            ahead(values[b + i], size * SLOTS * 2);
+        }
+        _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+        for (int e = 0; e < size; e += 32) {
+            _tile_loadd(4, tile + e, size * 2);
+            _tile_loadd(5, keys[b] + e * 16, 64); _tile_dpbf16ps(0, 4, 5);
+            if (n > 1) { _tile_loadd(5, keys[b + 1] + e * 16, 64); _tile_dpbf16ps(1, 4, 5); }
+            if (n > 2) { _tile_loadd(5, keys[b + 2] + e * 16, 64); _tile_dpbf16ps(2, 4, 5); }
+            if (n > 3) { _tile_loadd(5, keys[b + 3] + e * 16, 64); _tile_dpbf16ps(3, 4, 5); }
+        }
+        _tile_stored(0, c[0], 64); _tile_stored(1, c[1], 64); _tile_stored(2, c[2], 64); _tile_stored(3, c[3], 64);
+        for (int i = 0; i < n; i++) for (int r = 0; r < rows; r++)
+            store(out[r] + (b + i) * SLOTS, load<v16>(c[i] + r * 16) + load<v16>(c[i] + (8 + r) * 16));
+    }
+}
+
+// weights[r] [16 blocks] · values, added to sums [rows][2][E] (of high and of low); `room` for 16 rows of weights
+static void tile_values(const float* const* weights, int rows, int size, const uint16_t* const* values, int blocks, float* sums,
+                        uint16_t* room) {
+    alignas(64) float c[4][256];
+    int slots = blocks * SLOTS;
+    for (int r = 0; r < 8; r++) {
+        if (r < rows) split(weights[r], slots, room + size_t(r) * slots, room + size_t(8 + r) * slots);
+        else {
+            std::memset(room + size_t(r) * slots, 0, slots * 2);
+            std::memset(room + size_t(8 + r) * slots, 0, slots * 2);
+        }
+    }
+    for (int e = 0; e < size; e += 64) {
+        int n = size - e < 64 ? (size - e) / 16 : 4;
+        std::memset(c, 0, sizeof c);
+        for (int i = 0; i < n; i++) for (int r = 0; r < rows; r++) for (int s = 0; s < 2; s++)
+            store(c[i] + (8 * s + r) * 16, load<v16>(sums + (r * 2 + s) * size + e + i * 16));
+        _tile_loadd(0, c[0], 64); _tile_loadd(1, c[1], 64); _tile_loadd(2, c[2], 64); _tile_loadd(3, c[3], 64);
+        for (int b = 0; b < blocks; b++) {
+            const uint16_t* here = values[b] + e * 2;
+            _tile_loadd(6, room + b * SLOTS, slots * 2);
+            _tile_loadd(7, here, size * 4); _tile_dpbf16ps(0, 6, 7);
+            if (n > 1) { _tile_loadd(7, here + 32, size * 4); _tile_dpbf16ps(1, 6, 7); }
+            if (n > 2) { _tile_loadd(7, here + 64, size * 4); _tile_dpbf16ps(2, 6, 7); }
+            if (n > 3) { _tile_loadd(7, here + 96, size * 4); _tile_dpbf16ps(3, 6, 7); }
+        }
+        _tile_stored(0, c[0], 64); _tile_stored(1, c[1], 64); _tile_stored(2, c[2], 64); _tile_stored(3, c[3], 64);
+        for (int i = 0; i < n; i++) for (int r = 0; r < rows; r++) for (int s = 0; s < 2; s++)
+            store(sums + (r * 2 + s) * size + e + i * 16, load<v16>(c[i] + (8 * s + r) * 16));
+    }
+}
+#endif
 
 // ---------------------------------------------------------------- drawing a token
 
