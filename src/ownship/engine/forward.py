@@ -35,8 +35,8 @@ class Chunk:
 
 
 class Pool:
-    """The cache's memory, for all layers: keys [layers, blocks, K, E, 16] and values [layers, blocks, K, 16, E] in float32; in bf16 the
-    same bytes are laid out for AMX (native/kernels.h).
+    """The cache's memory, for all layers: keys [layers, blocks, K, E, 16] and values [layers, blocks, K, 16, E] in float32; in
+    bf16 the blocks are laid out for AMX (native/kernels.h).
 
     Keys lie by feature, so that 16 scores are computed at once. The whole bound is reserved, and the system gives pages as they
     are first written.

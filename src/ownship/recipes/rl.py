@@ -35,7 +35,7 @@ class RL:
     steps: int = 50
     """Updates."""
     minutes: float | None = None
-    """Also end in about this time, at the end of a step (at least one is made)."""
+    """Also end within about this time, at the end of a step."""
     tasks: int = 16
     """Tasks per update."""
     group: int = 8
