@@ -68,7 +68,7 @@ def counted(engine: Engine) -> list[int]:
     forward = engine._forward
 
     class Counting:
-        pool, reload, draw = forward.pool, forward.reload, forward.draw
+        pool, reload, draw = forward.pool, forward.reload, None if forward.draw is None else staticmethod(forward.draw)
 
         def __call__(self, chunks: Sequence[Chunk]) -> torch.Tensor:
             sizes.append(sum(len(chunk.tokens) for chunk in chunks))
