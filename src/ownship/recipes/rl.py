@@ -86,8 +86,8 @@ def run(config: RL) -> Path:
 
     with Interruptible() as stop, Watch("rl", config.steps, now.step, deadline) as watch:
         try:
-            longest = 0.0  # seconds of a step so far: one that would end too late is not begun
-            while now.step < config.steps and (deadline is None or time.monotonic() + longest < deadline):
+            pace = 0.0  # seconds of the last step: one that would end too late is not begun
+            while now.step < config.steps and (deadline is None or time.monotonic() + pace < deadline):
                 start = time.perf_counter()
                 # Sample groups until enough of them teach something, within the bound.
                 curriculum = Curriculum(now.state.get("rates"))
@@ -126,7 +126,7 @@ def run(config: RL) -> Path:
                 now.state.update(next_seed=rollouts[-1].task.seed + 1, rates=curriculum.rates, idle=idle)
                 now.finish_step()
                 watch.step(now.step, metrics, warnings)
-                longest = max(longest, time.perf_counter() - start)
+                pace = time.perf_counter() - start
                 if idle == _PATIENCE:
                     raise UserError(f"{idle} steps in a row taught nothing: {warnings[0]}")
                 if now.step % config.save_every == 0:
