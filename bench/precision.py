@@ -90,7 +90,7 @@ def main() -> None:
 
     model, tokenizer = checkpoint.load(zoo.resolve(zoo.DEFAULT))
     text = tokenizer.encode(prose(8 * options.tokens))[: options.tokens]
-    forwards: dict[str, Forward] = {name: NativeForward(model, 64, name) for name in FORMATS}
+    forwards: dict[str, Forward] = {name: NativeForward(model, 64 << 20, name) for name in FORMATS}
     result: dict[str, dict[str, Any]] = {name: dict(found) for name, found in quality(forwards, text).items()}
     for name, forward in forwards.items():
         assert isinstance(forward, NativeForward)

@@ -257,7 +257,7 @@ def test_interrupted_reply(run: Run, saved: Path, monkeypatch: pytest.MonkeyPatc
     calls, step = [], Engine.step
 
     def interrupted(self: Engine) -> list[Event]:
-        calls.append(len(self._running))
+        calls.append(len(self._scheduler.running))
         if len(calls) == 3:
             raise KeyboardInterrupt
         return step(self)

@@ -1,8 +1,10 @@
 """A tiny network and a tokenizer of single bytes, for tests of several rooms."""
 
+import pytest
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
+from ownship.engine.native import build
 from ownship.model.llama import Llama, LlamaConfig
 from ownship.model.tokenizer import Tokenizer
 
@@ -26,3 +28,11 @@ def tiny_model(seed: int = 0) -> tuple[Llama, Tokenizer]:
                         num_attention_heads=4, num_key_value_heads=2, head_dim=16, max_position_embeddings=256,
                         tie_word_embeddings=True, eos_token_ids=(tokenizer.eos_id,))
     return Llama(sizes).init_weights(seed, std=0.1), tokenizer
+
+
+def need_kernels() -> None:
+    """Skips the test, with the reason, where the kernels cannot be compiled."""
+    try:
+        build.library()
+    except build.Unavailable as reason:
+        pytest.skip(str(reason))

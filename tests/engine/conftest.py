@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from tiny import need_kernels
 
-from ownship.engine.native.build import Unavailable, library
 from ownship.model import gguf, zoo
 from ownship.model.llama import Llama, LlamaConfig
 from ownship.model.tokenizer import Tokenizer, from_gguf
@@ -24,10 +24,7 @@ def small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ll
     """For engines on compiled kernels and on plain torch."""
     monkeypatch.setenv("OWNSHIP_NATIVE", "0" if request.param == "torch" else "1")
     if request.param == "compiled":
-        try:
-            library()
-        except Unavailable as reason:
-            pytest.skip(str(reason))
+        need_kernels()
     sizes = LlamaConfig(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
                         num_key_value_heads=2, head_dim=16, max_position_embeddings=512)
     return Llama(sizes).init_weights(0, std=0.3)

@@ -123,4 +123,4 @@ def test_one_that_gives_up_is_not_the_end_of_the_others(small: Llama, pieces: To
             assert other.tokens[: len(completion.tokens)] == completion.tokens
         else:
             assert (completion.tokens, completion.text, completion.finish) == (other.tokens, other.text, other.finish)
-    assert not engine.busy and engine._blocks.used == 0
+    assert not engine.busy and engine._scheduler.blocks.used == 0

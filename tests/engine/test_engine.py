@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy.stats import chi2
 
-from ownship.engine import engine as module
+from ownship.engine import scheduler
 from ownship.engine.engine import Engine
 from ownship.engine.forward import Chunk, Pool
 from ownship.engine.request import Completion, Request, Sampling
@@ -80,7 +80,7 @@ def counted(engine: Engine) -> list[int]:
 
 def unused(engine: Engine) -> bool:
     """No block is left to a request that has gone."""
-    return engine._blocks.used == 0 and not any(engine._blocks._users)
+    return engine._scheduler.blocks.used == 0 and not any(engine._scheduler.blocks._users)
 
 
 # What is drawn
@@ -195,8 +195,8 @@ def test_a_shared_prompt_is_read_once(small: Llama, pieces: Tokenizer) -> None:
 
 
 def test_more_prompts_than_one_step_reads(small: Llama, pieces: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_READ", 100)
-    monkeypatch.setattr(module, "_READ_BESIDE", 40)
+    monkeypatch.setattr(scheduler, "_READ", 100)
+    monkeypatch.setattr(scheduler, "_READ_BESIDE", 40)
     engine = Engine(small, pieces, guess=False)
     requests = [Request(prompt(1 + 29 * i % 130, i), Sampling(max_tokens=5, seed=i)) for i in range(30)]
     sizes = counted(engine)
@@ -207,7 +207,7 @@ def test_more_prompts_than_one_step_reads(small: Llama, pieces: Tokenizer, monke
 
 
 def test_a_long_prompt_does_not_hold_up_the_others(small: Llama, pieces: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_READ_BESIDE", 32)
+    monkeypatch.setattr(scheduler, "_READ_BESIDE", 32)
     engine = Engine(small, pieces, guess=False)
     talking = engine.submit(Request(prompt(5), Sampling(max_tokens=100, temperature=0, ignore_eos=True)))
     engine.step()
@@ -241,14 +241,14 @@ def bounded(small: Llama, pieces: Tokenizer, requests: list[Request], blocks: in
     expected = Engine(small, pieces).generate(requests)
     engine = Engine(small, pieces, cache_bytes=blocks * Pool.block_bytes(small.config, torch.float32))
     preempted = 0
-    preempt = engine._preempt
+    preempt = engine._scheduler.preempt
 
     def counting(running: Any) -> None:
         nonlocal preempted
         preempted += 1
         preempt(running)
 
-    engine._preempt = counting  # type: ignore[method-assign]
+    engine._scheduler.preempt = counting  # type: ignore[method-assign]
     for request, completion, other in zip(requests, engine.generate(requests), expected, strict=True):
         check(engine, request, completion)
         assert completion.finish != "cancelled"
@@ -395,7 +395,7 @@ def test_guesses_leave_the_distribution_as_it_is(small: Llama, pieces: Tokenizer
     with torch.no_grad():
         small.lm_head.weight.mul_(0.1)
     engine = Engine(small, pieces)
-    engine._guess = 10_000  # whatever the company
+    engine._scheduler.guess = 10_000  # whatever the company
     sizes = counted(engine)
     requests = [Request(before, Sampling(max_tokens=3, seed=i, ignore_eos=True, temperature=temperature,
                                          logit_bias=tuple((id, 2.0) for id in set(before)))) for i in range(draws)]
@@ -434,6 +434,12 @@ def test_what_can_never_run_is_refused(small: Llama, pieces: Tokenizer) -> None:
             engine.submit(request)
     assert not engine.busy
     assert len(engine.generate([Request(prompt(150), Sampling(max_tokens=58))])) == 1  # what just fits does run
+
+
+@pytest.mark.parametrize("cache_bytes", [-5, 0, 100])
+def test_a_cache_that_holds_nothing_is_refused(small: Llama, pieces: Tokenizer, cache_bytes: int) -> None:
+    with pytest.raises(UserError, match="the cache must hold 16 tokens"):
+        Engine(small, pieces, cache_bytes=cache_bytes)
 
 
 def test_generate_with_one_that_is_refused_runs_none(small: Llama, pieces: Tokenizer) -> None:

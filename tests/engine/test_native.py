@@ -7,6 +7,7 @@ import random
 
 import pytest
 import torch
+from tiny import need_kernels
 
 from ownship.engine.forward import Chunk, Forward, TorchForward
 from ownship.engine.native import build
@@ -26,10 +27,7 @@ SHAPES = [(32, 48, 2, 4, 2, 16, 320), (48, 80, 1, 3, 1, 16, 264), (576, 1536, 1,
 
 @pytest.fixture(autouse=True)
 def compiled() -> None:
-    try:
-        build.library()
-    except build.Unavailable as reason:
-        pytest.skip(str(reason))
+    need_kernels()
 
 
 def network(shape: tuple[int, ...], tied: bool = False) -> Llama:
@@ -198,8 +196,9 @@ def test_the_default_model_decoding_from_the_cache(smollm: tuple[Llama, Tokenize
     """Logits of cached decoding equal the full forward pass to 1e-4 in float32 (they lie between −20 and 30)."""
     model, tokenizer = smollm
     tokens = tokenizer.encode("Once upon a time there was a ship that found its own way home. 帆 ⛵ def sail(x): return x ** 2\n")
-    forward = NativeForward(model, CACHE, "float32")
+    forward = NativeForward(model, 256 << 20, "float32")
     table = blocks(0)
+    assert forward.pool.blocks >= BLOCKS
     found = [forward([Chunk(tokens[:5], 0, table, 5)])]
     found += [forward([Chunk([token], 5 + index, table, 1)]) for index, token in enumerate(tokens[5:])]
     assert torch.allclose(torch.cat(found), whole(model, tokens), rtol=0, atol=1e-4)

@@ -350,12 +350,12 @@ def test_leaving_a_stream_frees_the_slot(server: Server, n: int) -> None:
         gate.release(5)
         chunks = open_stream(server, n=n)
         eventually(lambda: gate.asked == 6)
-        requests = list(server.engine._running)
+        requests = list(server.engine._scheduler.running.values())
         assert [len(request.reply) for request in requests] == [5] * n
         chunks.close()
         eventually(lambda: server.worker._gone)
         gate.release()  # the step that was under way
-        eventually(lambda: not server.engine._running)
+        eventually(lambda: not server.engine._scheduler.running)
         assert [len(request.reply) for request in requests] == [6] * n
 
 
@@ -365,12 +365,12 @@ def test_leaving_before_the_answer_frees_the_slot(server: Server, n: int) -> Non
         gate.release(5)
         connection = open_request(server, n=n)
         eventually(lambda: gate.asked == 6)
-        requests = list(server.engine._running)
+        requests = list(server.engine._scheduler.running.values())
         assert [len(request.reply) for request in requests] == [5] * n
         connection.close()
         eventually(lambda: server.worker._gone)
         gate.release()
-        eventually(lambda: not server.engine._running)
+        eventually(lambda: not server.engine._scheduler.running)
         assert [len(request.reply) for request in requests] == [6] * n
 
 
@@ -385,8 +385,8 @@ def test_leaving_the_queue(narrow: Server, streaming: bool) -> None:
         eventually(lambda: narrow.worker._open == 1)
         gate.release(3)
         eventually(lambda: gate.asked == 5)
-        assert len(narrow.engine._running[0].reply) == 4
-        assert not narrow.engine._waiting
+        assert len(next(iter(narrow.engine._scheduler.running.values())).reply) == 4
+        assert not narrow.engine._scheduler.waiting
         chunks.close()
     eventually(lambda: not narrow.engine.busy)
 

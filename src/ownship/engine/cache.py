@@ -32,7 +32,6 @@ class Blocks:
         self._names: dict[int, Key] = {}
         self._known: dict[Key, int] = {}
         self._kept: OrderedDict[int, None] = OrderedDict()  # the one unused for longest first
-        self.queries = self.hits = 0  # tokens looked up, tokens found
 
     @property
     def available(self) -> int:
@@ -91,8 +90,6 @@ class Blocks:
                 break
             found.append(self.share(self._known[name]))
             parent = name
-        self.queries += len(tokens)
-        self.hits += len(found) * SLOTS
         return found, parent
 
     def forget(self) -> None:

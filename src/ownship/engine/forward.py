@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ownship.engine.sampling import Draw
+from ownship.errors import UserError
 from ownship.model.head import logits
 from ownship.model.llama import Llama, LlamaConfig
 
@@ -36,15 +37,18 @@ class Chunk:
 
 class Pool:
     """The cache's memory, for all layers: keys [layers, blocks, K, E, 16] and values [layers, blocks, K, 16, E] in float32; in
-    bf16 the blocks are laid out for AMX (native/kernels.h).
+    bf16 the blocks are laid out for AMX (native/attention.h).
 
     Keys lie by feature, so that 16 scores are computed at once. The whole bound is reserved, and the system gives pages as they
-    are first written.
+    are first written. Raises UserError if the bound is less than a block.
     """
 
-    def __init__(self, config: LlamaConfig, blocks: int, dtype: torch.dtype) -> None:
+    def __init__(self, config: LlamaConfig, cache_bytes: int, dtype: torch.dtype) -> None:
         layers, heads, size = config.num_hidden_layers, config.num_key_value_heads, config.head_dim
-        self.blocks = blocks
+        blocks = self.blocks = cache_bytes // self.block_bytes(config, dtype)
+        if blocks < 1:
+            raise UserError(f"the cache must hold {SLOTS} tokens at least, which take"
+                            f" {self.block_bytes(config, dtype) / 2**20:.2f} MB with this model, not {cache_bytes / 2**20:g} MB")
         self.keys = torch.empty(layers, blocks, heads, size, SLOTS, dtype=dtype)
         self.values = torch.empty(layers, blocks, heads, SLOTS, size, dtype=dtype)
 
@@ -78,7 +82,7 @@ class TorchForward:
     def __init__(self, model: Llama, cache_bytes: int) -> None:
         self.model = model
         self.draw: Draw | None = None
-        self.pool = Pool(model.config, cache_bytes // Pool.block_bytes(model.config, torch.float32), torch.float32)
+        self.pool = Pool(model.config, cache_bytes, torch.float32)
 
     def reload(self) -> None:
         pass

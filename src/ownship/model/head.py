@@ -13,15 +13,9 @@ import torch
 from torch import Tensor
 
 from ownship.model.llama import Llama
-from ownship.model.ops import bf16_units
+from ownship.model.ops import bf16_units, wide_product
 
 _CHUNK = 256  # rows of logits alive at once: 256 · 49k · 4 bytes = 50 MB
-
-
-def wide_product(a: Tensor, b: Tensor, exact_inputs: bool) -> Tensor:
-    """a @ b for float32 tensors; `exact_inputs` says that both hold bf16 values, so that fast bf16 units lose nothing."""
-    with bf16_units(exact_inputs and a.device.type == "cpu"):
-        return a @ b
 
 
 def logits(model: Llama, hidden: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The two element-wise operations of a layer, with backward passes that keep only what they need.
+"""The operations of a layer that torch has not as we want them, with backward passes that keep only what they need.
 
 Plain autograd would keep every float32 intermediate: 0.5 MB per token on the 135M network, more than everything else together.
 Each computes in float32 and rounds its result once: what is rounded less, sampler and learner agree on better.
@@ -26,6 +26,12 @@ def bf16_units(wanted: bool) -> Iterator[None]:
         yield
     finally:
         matmul.fp32_precision = before
+
+
+def wide_product(a: Tensor, b: Tensor, exact_inputs: bool) -> Tensor:
+    """a @ b for float32 tensors; `exact_inputs` says that both hold bf16 values, so that fast bf16 units lose nothing."""
+    with bf16_units(exact_inputs and a.device.type == "cpu"):
+        return a @ b
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -66,8 +72,7 @@ class _WideLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         x = x.to(weight.dtype)
         ctx.save_for_backward(x, weight)
-        with bf16_units(x.device.type == "cpu"):
-            return x.float() @ weight.float().T
+        return wide_product(x.float(), weight.float().T, exact_inputs=True)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,9 +82,10 @@ class _WideLinear(torch.autograd.Function):
 
 
 def wide_linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x [N, K] times weight [O, K], both bf16 → [N, O] in float32, summed in float32 and not rounded; float32 as it is."""
-    if weight.dtype == torch.float32:
-        return F.linear(x, weight)
+    """x [N, K] times a bf16 weight [O, K] → [N, O] in float32, summed in float32 and not rounded. In float32, and on devices
+    that have no such product, the plain one."""
+    if weight.dtype == torch.float32 or weight.device.type != "cpu":
+        return F.linear(x.to(weight.dtype), weight)
     return _WideLinear.apply(x, weight)  # type: ignore[no-untyped-call]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ownship.model import zoo
 
-_SOURCES = ("kernels.h", "forward.cpp")
+_SOURCES = ("vectors.h", "products.h", "attention.h", "draw.h", "forward.cpp")
 _FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "-Wno-psabi")
 
 

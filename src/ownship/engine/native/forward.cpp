@@ -1,8 +1,9 @@
 // The decoder's forward pass over a flat stream of tokens with a paged cache: what model/llama.py computes, for serving.
-#include "kernels.h"
-#include <type_traits>
+#include "attention.h"
+#include "draw.h"
+#include "products.h"
+#include <sched.h>
 #include <vector>
-#include <algorithm>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -19,7 +20,7 @@ struct Net {
     const float* norms;       // [2 layers + 1][ld], filled up with zeros; ld as in Layout
     const float *cos, *sin;   // [positions][size / 2]
     const Matrix* matrices;   // per layer qkv, o, gate and up in turns of 16 columns, down; then the head
-    void *keys, *values;      // [layers][blocks][kv_heads] blocks of 16 tokens, in float32 or bf16 as in kernels.h
+    void *keys, *values;      // [layers][blocks][kv_heads] blocks of 16 tokens, in float32 or bf16 as in attention.h
     int64_t blocks;
     int32_t cache_bf16;
 };
@@ -35,21 +36,20 @@ struct Step {
 };
 
 struct Layout {  // of the working memory
-    int rows, ld, ld_qkv, longest;
+    int rows, ld, ld_qkv, longest;  // ld of the residual stream: as wide as the inputs of the products with it
     struct Inputs { int ld; size_t staged, narrow, scales; } model, mlp;  // of products, as wide as the model or as the MLP
     size_t x, qkv, scores, total;
     // floats: queries, results (twice) and weights of the tokens that are attended together, and 16 rows of weights in bf16
     size_t per_thread(const Net& net) const { return size_t(TOGETHER) * net.heads * (longest + 3 * net.size) + 8 * longest; }
     Layout(const Net& net, int tokens, int blocks) {
         rows = up(tokens, 32);
-        ld = up(std::max({net.hidden, net.heads * net.size}), GROUP);
+        ld = up(std::max(net.hidden, net.heads * net.size), GROUP);
         ld_qkv = up((net.heads + 2 * net.kv_heads) * net.size, UNIT);
         longest = blocks * SLOTS;
         size_t at = 0;
         auto take = [&](size_t bytes) { size_t here = at; at += (bytes + 63) / 64 * 64; return here; };
         x = take(size_t(rows) * ld * 4);
-        for (auto [inputs, width] : {std::pair(&model, up(std::max(net.hidden, net.heads * net.size), GROUP)),
-                                     std::pair(&mlp, up(net.wide, GROUP))})
+        for (auto [inputs, width] : {std::pair(&model, ld), std::pair(&mlp, up(net.wide, GROUP))})
             *inputs = {width, take(size_t(rows) * width * 4), take(size_t(rows) * width * 2),
                        take(size_t(rows) * (width / GROUP) * 4)};
         qkv = take(size_t(rows) * ld_qkv * 4);
@@ -167,61 +167,18 @@ class Pass {  // T: what the cache holds
         for (int h = 0; h < net.kv_heads; h++) {
             float *key = here + (net.heads + h) * net.size, *value = key + net.kv_heads * net.size;
             rotate(key, position, 1);
-            T *keys = block(net.keys, layer, number, h), *values = block(net.values, layer, number, h) + slot * net.size;
-            if (std::is_same<T, float>::value)
-                for (int e = 0; e < net.size; e++) { put(keys + e * SLOTS + slot, key[e]); put(values + e, value[e]); }
-            else {
-                T* all = values - slot * net.size;
-                for (int e = 0; e < net.size; e++) {
-                    put(keys + e / 2 * 32 + slot * 2 + e % 2, key[e]);
-                    put(all + slot / 2 * net.size * 2 + e * 2 + slot % 2, value[e]);
-                }
-            }
+            keep(block(net.keys, layer, number, h), block(net.values, layer, number, h), slot, net.size, key, value);
         }
     }
 
     void clear(int m, int layer) {  // the values of a block that token m begins: slots nobody has written are multiplied by zero
-        if (!std::is_same<T, float>::value && step.positions[m] % SLOTS == 0)
+        if (step.positions[m] % SLOTS == 0)
             std::memset(block(net.values, layer, home(m), 0), 0, sizeof(T) * net.kv_heads * net.size * SLOTS);
-    }
-
-    template <int R>
-    void scores(const float* q, const T* const* keys, const T* const* vals, int blocks, float* const* out) {
-        constexpr int B = R <= 3 ? 4 : R <= 6 ? 2 : 1;
-        int b = 0;
-        float* here[R];
-        for (; b + B <= blocks; b += B) {
-            for (int r = 0; r < R; r++) here[r] = out[r] + b * SLOTS;
-            scores_of<R, B, T>(q, net.size, keys + b, vals + b, b + 2 * B <= blocks, here);
-        }
-        for (; b < blocks; b++) {
-            for (int r = 0; r < R; r++) here[r] = out[r] + b * SLOTS;
-            scores_of<R, 1, T>(q, net.size, keys + b, vals + b, b + 1 < blocks, here);
-        }
-    }
-
-    template <int R>
-    void values(const float* const* weights, int from, int to, const T* const* store, float* out) {
-        for (int t = from; t < to; t += SLOTS) {
-            const float* here[R];
-            for (int r = 0; r < R; r++) here[r] = weights[r] + t;
-            int e = 0;
-            for (; e + 64 <= net.size; e += 64) values_of<R, 4, T>(here, std::min(SLOTS, to - t), store[t / SLOTS] + e, net.size, out + e);
-            for (; e < net.size; e += 16) values_of<R, 1, T>(here, std::min(SLOTS, to - t), store[t / SLOTS] + e, net.size, out + e);
-        }
-    }
-
-    // f(r, count): runs over `rows` rows in stretches for which there is a kernel
-    template <class F> static void stretches(int rows, F f) {
-        int r = 0;
-        for (; rows - r >= 6; r += 6) f(r, std::integral_constant<int, 6>());
-        for (; rows - r >= 3; r += 3) f(r, std::integral_constant<int, 3>());
-        for (; rows - r >= 1; r += 1) f(r, std::integral_constant<int, 1>());
     }
 
     // The attention of tokens [begin, end), at most TOGETHER of them, for one key/value head. Leading blocks that all of them
     // have (one prompt's tokens, or a group that shares its prompt) are read once for all.
-    void attend(int begin, int end, int head, int layer, int thread, std::vector<const T*>& keys, std::vector<const T*>& vals) {
+    void attend(int begin, int end, int head, int layer, int thread, const T** keys, const T** vals, float** lines) {
         int count = end - begin, group = net.heads / net.kv_heads, size = net.size;
         float* own = (float*)(memory + at.scores) + size_t(thread) * at.per_thread(net);
         float *queries = own, *outs = own + TOGETHER * net.heads * size, *weights = outs + TOGETHER * net.heads * size * 2;
@@ -242,10 +199,6 @@ class Pass {  // T: what the cache holds
         }
         shared = std::min(shared, most);
         std::memset(outs, 0, size_t(count) * group * size * 4 * 2);
-        float* line[TOGETHER * 64];
-        std::vector<float*> many;
-        float** lines = line;
-        if (count * group > TOGETHER * 64) { many.resize(count * group); lines = many.data(); }
         for (int r = 0; r < count * group; r++) lines[r] = weights + size_t(r) * at.longest;
 
         auto find = [&](int token, int from, int to) {
@@ -254,29 +207,14 @@ class Pass {  // T: what the cache holds
                 vals[b] = block(net.values, layer, table(token)[b], head);
             }
         };
-        (void)room;
-        auto score = [&](int r0, int rows, int from, int to) {
-#if defined(__AMX_BF16__) && defined(__AMX_INT8__)
-            if constexpr (!std::is_same<T, float>::value) {
-                for (int r = 0; r < rows; r += 8) {
-                    float* here[8];
-                    int n = std::min(8, rows - r);
-                    for (int i = 0; i < n; i++) here[i] = lines[r0 + r + i] + from * SLOTS;
-                    tile_scores(queries + (r0 + r) * size, n, size, keys.data() + from, vals.data() + from, to - from, here);
-                }
-                return;
-            }
-#endif
-            stretches(rows, [&](int r, auto n) {
-                float* here[n.value];
-                for (int i = 0; i < n.value; i++) here[i] = lines[r0 + r + i] + from * SLOTS;
-                scores<n.value>(queries + (r0 + r) * size, keys.data() + from, vals.data() + from, to - from, here);
-            });
-        };
         find(begin, 0, shared);
-        if (shared) score(0, count * group, 0, shared);
+        if (shared) scores(queries, count * group, size, keys, vals, shared, lines, 0);
         for (int i = 0; i < count; i++)
-            if (blocks[i] > shared) { find(begin + i, shared, blocks[i]); score(i * group, group, shared, blocks[i]); }
+            if (blocks[i] > shared) {
+                find(begin + i, shared, blocks[i]);
+                scores(queries + i * group * size, group, size, keys + shared, vals + shared, blocks[i] - shared, lines + i * group,
+                       shared * SLOTS);
+            }
 
         for (int i = 0; i < count; i++) {
             int live = step.positions[begin + i] + 1, padded = blocks[i] * SLOTS;
@@ -296,38 +234,16 @@ class Pass {  // T: what the cache holds
                 for (int t = padded; t < shared * SLOTS; t++) w[t] = 0;  // what only the later of these tokens see
             }
         }
-        auto mix = [&](int r0, int rows, int from, int to) {
-#if defined(__AMX_BF16__) && defined(__AMX_INT8__)
-            if constexpr (!std::is_same<T, float>::value) {
-                for (int r = 0; r < rows; r += 8) {
-                    const float* here[8];
-                    int n = std::min(8, rows - r);
-                    for (int i = 0; i < n; i++) here[i] = lines[r0 + r + i] + from;
-                    tile_values(here, n, size, vals.data() + from / SLOTS, (to - from + SLOTS - 1) / SLOTS, outs + size_t(r0 + r) * 2 * size, room);
-                }
-                return;
-            }
-#endif
-            stretches(rows, [&](int r, auto n) {
-                values<n.value>(lines + r0 + r, from, to, vals.data(), outs + (r0 + r) * size);
-            });
-        };
-        int last = 0;
-        for (int i = 0; i < count; i++) last = std::max(last, step.positions[begin + i] + 1);
         find(begin, 0, shared);
-        if (shared) mix(0, count * group, 0, std::min(shared * SLOTS, last));
+        if (shared) mix(lines, 0, count * group, size, vals, shared, outs, room);
         for (int i = 0; i < count; i++)
             if (blocks[i] > shared) {
                 find(begin + i, shared, blocks[i]);
-                mix(i * group, group, shared * SLOTS, step.positions[begin + i] + 1);
+                mix(lines + i * group, shared * SLOTS, group, size, vals + shared, blocks[i] - shared, outs + i * group * 2 * size, room);
             }
-        for (int i = 0; i < count; i++) for (int g = 0; g < group; g++) for (int e = 0; e < size; e += 16)
-{
-            int r = i * group + g;
-            v16 y = std::is_same<T, float>::value ? load<v16>(outs + r * size + e)
-                                                  : load<v16>(outs + r * 2 * size + e) + load<v16>(outs + (r * 2 + 1) * size + e);
-            stage(at.model, begin + i, (head * group + g) * size + e, y);
-        }
+        for (int r = 0; r < count * group; r++) for (int e = 0; e < size; e += 16)
+            stage(at.model, begin + r / group, (head * group + r % group) * size + e,
+                  load<v16>(outs + r * 2 * size + e) + load<v16>(outs + (r * 2 + 1) * size + e));
     }
 
 public:
@@ -338,6 +254,7 @@ public:
     void run(int thread) {
         Tiles tiles;
         std::vector<const T*> keys(step.width), vals(step.width);
+        std::vector<float*> lines(TOGETHER * net.heads);
         const int M = step.tokens, pieces = (M + TOGETHER - 1) / TOGETHER;
         auto* next = counters.data();
         auto share = [&](int count, int width) {
@@ -374,7 +291,7 @@ public:
             Pieces items = share(pieces * net.kv_heads, 1);
             for (int i; (i = items.next()) >= 0;) {
                 int begin = i / net.kv_heads * TOGETHER;
-                attend(begin, std::min(begin + TOGETHER, M), i % net.kv_heads, layer, thread, keys, vals);
+                attend(begin, std::min(begin + TOGETHER, M), i % net.kv_heads, layer, thread, keys.data(), vals.data(), lines.data());
             }
             tiles.for_matrices();
             prepared(at.model, net.heads * net.size, thread);
@@ -422,7 +339,7 @@ template <class T> static void forward(const Net& net, const Step& step) {
 extern "C" {
 
 int ownship_prepare() {  // asks the kernel for AMX; 1 if this build can run here
-#if defined(__AMX_BF16__) && defined(__linux__)
+#if WITH_AMX && defined(__linux__)
     return syscall(SYS_arch_prctl, 0x1023, 18) == 0;
 #else
     return 1;
@@ -436,43 +353,8 @@ int64_t ownship_memory(const Net* net, int tokens, int width) { return Layout(*n
 
 int64_t ownship_packed_bytes(int format, int n, int k) { return int64_t(up(n, UNIT) / UNIT) * unit_bytes(Format(format), k); }
 
-// weights [n][k] in float32 or bf16 → the packed form; int8 also fills scales [units][k / 64][32]
 void ownship_pack(int format, int bf16, const void* weights, int n, int k, void* packed, float* scales, int threads) {
-    size_t bytes = unit_bytes(Format(format), k);
-    int groups = up(k, GROUP) / GROUP;
-#pragma omp parallel for num_threads(threads)
-    for (int unit = 0; unit < up(n, UNIT) / UNIT; unit++) {
-        char* out = (char*)packed + unit * bytes;
-        for (int g = 0; g < groups; g++) {
-            float part[UNIT][GROUP] = {};
-            int first = g * GROUP, width = std::min(GROUP, k - first);
-            for (int column = 0; column < UNIT && unit * UNIT + column < n; column++) {
-                size_t from = size_t(unit * UNIT + column) * k + first;
-                if (!bf16) std::memcpy(part[column], (const float*)weights + from, width * 4);
-                else for (int i = 0; i < width; i++)
-                    part[column][i] = from_bits(uint32_t(((const uint16_t*)weights)[from + i]) << 16);
-            }
-            if (format == F32)
-                for (int i = 0; i < width; i++) for (int column = 0; column < UNIT; column++)
-                    ((float*)out)[size_t(first + i) * UNIT + column] = part[column][i];
-            else if (format == BF16)
-                for (int i = 0; i < std::min(GROUP, up(k, 32) - first); i += 2) for (int column = 0; column < UNIT; column++) {
-                    uint16_t* pair = (uint16_t*)out + (first + i) / 32 * 1024 + column / 16 * 512 + i % 32 / 2 * 32 + column % 16 * 2;
-                    put(pair, part[column][i]);
-                    put(pair + 1, part[column][i + 1]);
-                }
-            else
-                for (int column = 0; column < UNIT; column++) {
-                    float most = 0;
-                    for (float w : part[column]) most = std::max(most, std::fabs(w));
-                    scales[(size_t(unit) * groups + g) * UNIT + column] = most / 127;
-                    float inverse = most > 0 ? 127 / most : 0;
-                    for (int i = 0; i < GROUP; i++)
-                        ((int8_t*)out)[AMX ? g * 2048 + column / 16 * 1024 + i / 4 * 64 + column % 16 * 4 + i % 4
-                                           : (first + i) / 2 * 64 + column * 2 + i % 2] = int8_t(__builtin_rintf(part[column][i] * inverse));
-                }
-        }
-    }
+    pack(format, bf16, weights, n, k, packed, scales, threads);
 }
 
 // A token for each row of logits [rows][n]: ids and log-probabilities [rows]; scales are 1 / temperature, 0 is greedy.
@@ -486,8 +368,10 @@ void ownship_draw(const float* logits, int rows, int n, const float* scales, con
 }
 
 void ownship_forward(const Net* net, const Step* step) {
-    if (net->cache_bf16) forward<uint16_t>(*net, *step);
-    else forward<float>(*net, *step);
+#if WITH_AMX
+    if (net->cache_bf16) return forward<uint16_t>(*net, *step);
+#endif
+    forward<float>(*net, *step);
 }
 
 }

@@ -17,7 +17,7 @@ from ownship.engine.sampling import Draw
 from ownship.model.llama import Llama
 
 FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
-_UNIT, _GROUP = 32, 64  # as in kernels.h
+_UNIT, _GROUP = 32, 64  # as in vectors.h
 
 _pointer, _int = ctypes.c_void_p, ctypes.c_int32
 
@@ -63,7 +63,7 @@ class NativeForward:
         self.draw: Draw | None = draw
         self.model, self.format, self.frozen = model, FORMATS[precision], False
         cache = torch.bfloat16 if self.library.ownship_cache_bf16(self.format, config.head_dim) else torch.float32
-        self.pool = Pool(config, cache_bytes // Pool.block_bytes(config, cache), cache)
+        self.pool = Pool(config, cache_bytes, cache)
         self.threads = torch.get_num_threads()
         self.wide = -(-config.intermediate_size // _GROUP) * _GROUP  # padded with zeros
         cos, sin = model.rope(torch.arange(config.max_position_embeddings))  # [P, 1, E]: both halves alike
