@@ -25,6 +25,7 @@ def load(settings: dict[str, Any]) -> Callable[[Work], Result]:
     torch.set_num_threads(settings["threads"])
     precision = settings["precision"]
     engine = serving(Path(settings["model"]), precision, guess=False)  # no prompt lookup: the peers' is off as well
+    engine.reserve()  # as `ownship serve` does
 
     def run(work: Work) -> Result:
         start = time.perf_counter()

@@ -8,12 +8,14 @@ from __future__ import annotations
 import itertools
 import logging
 import random
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ownship import machine
 from ownship.engine.fingerprint import fingerprint
 from ownship.engine.forward import SLOTS, Forward, TorchForward
 from ownship.engine.grammar import GrammarFailed, Grammars
@@ -74,6 +76,10 @@ class Engine:
         self.version += 1
         self.fingerprint = fingerprint(self.model)
         return self.fingerprint
+
+    def reserve(self) -> threading.Thread:
+        """Takes all of the cache's memory now, in the background, instead of as it is first used: for a server."""
+        return machine.reserve((self._forward.pool.keys, self._forward.pool.values))
 
     def submit(self, request: Request) -> int:
         """Queues a request and returns its id. Raises UserError if it can never run."""

@@ -62,7 +62,8 @@ class Pool:
 
 
 class Forward(Protocol):
-    """Writes the chunks' keys and values into the pool; logits [Σ wanted, V] float32 in the order of the chunks."""
+    """Writes the chunks' keys and values into the pool; logits [Σ wanted, V] float32 in the order of the chunks, good until the
+    next call."""
 
     pool: Pool
 

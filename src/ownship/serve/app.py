@@ -335,6 +335,7 @@ def serve(model: str, port: int, name: str | None, max_waiting: int, precision: 
         raise UserError(f"port {port} cannot be taken ({error}); choose another with --port, or 0 for a free one") from None
     path = zoo.resolve(model)
     engine = serving(path, precision, cache_bytes=cache_mb << 20)
+    engine.reserve()
     name = name or (model if model in zoo.ZOO else path.resolve().stem if path.is_file() else str(model).rstrip("/"))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     body = json.dumps({"model": name, "messages": [{"role": "user", "content": "Hello!"}]})

@@ -1,11 +1,46 @@
-// Attention over the blocks of the cache, 16 tokens each, for one key/value head.
-//
-// Of R query rows the scores go to out[r][offset ...] and the weights come from there; results are [R][2][E], the sum of the two being
-// what is meant. Slots that hold nothing yet have weight 0, and values of 0.
+// Attention for one key/value head over the blocks of the cache, 16 tokens each: a stretch of blocks at a time, with a running maximum
+// (Milakov & Gimelshein, arXiv:1805.02867). Stretches begin at fixed places, so results do not depend on the company.
 #pragma once
 #include "vectors.h"
 #include <algorithm>
 #include <type_traits>
+
+constexpr int TOGETHER = 8;  // tokens whose attention is computed together
+constexpr int BLOCKS = 32;    // blocks in a stretch
+constexpr int STRETCH = BLOCKS * SLOTS;
+constexpr int TILE = 16;     // rows that a tile reads, whether they are meant or not
+
+// With a cache in bf16, queries and weights are two bf16 numbers each, their sum exact to 16 bits, in rows that follow each other:
+// a tile holds 8 of them, at no cost.
+template <class T> constexpr int PARTS = sizeof(T) == 2 ? 2 : 1;
+
+template <class T>
+struct Room {  // where R query rows are worked on
+    T* queries;      // [R · PARTS][size]
+    float* scores;   // [R][STRETCH]
+    T* weights;      // [R · PARTS][STRETCH]; in float32 they take the place of the scores
+    float* sums;     // [R · PARTS][size]: weights times values of this stretch
+    float* out;      // [R][size]: of all so far, to be divided by `total`
+    float *top, *total, *factor;  // [R]: largest score so far, sum of weights, what `out` is multiplied by now
+
+    static size_t floats(int rows, int size) { return size_t(up(rows, 16) + TILE) * (4 * size + 2 * STRETCH + 3); }
+    Room(float* memory, int rows, int size) {
+        const int all = up(rows, 16) + TILE;
+        auto take = [&](size_t count) { float* here = memory; memory += size_t(all) * count; return here; };
+        queries = (T*)take(size);
+        scores = take(STRETCH);
+        weights = PARTS<T> == 1 ? (T*)scores : (T*)take(STRETCH);
+        sums = take(2 * size);
+        out = take(size);
+        top = take(1); total = take(1); factor = take(1);
+    }
+};
+
+struct Soon {  // blocks that will be read next: asked for while something is computed
+    const void* blocks[BLOCKS];
+    int count, bytes;
+    void ask(int from, int to) const { for (int i = from; i < to && i < count; i++) ahead(blocks[i], bytes); }
+};
 
 // In float32: keys [E][16 slots], values [16 slots][E].
 
@@ -14,70 +49,75 @@ static inline void keep(float* keys, float* values, int slot, int size, const fl
     std::memcpy(values + slot * size, value, size * 4);
 }
 
+static inline void place(float* to, const float* from, int n) { std::memcpy(to, from, n * 4); }
+static inline void place(float* to, int, v16 x) { store(to, x); }
+
 template <int R, int B>
-static void scores_of(const float* q, int size, const float* const* keys, const float* const* values, bool more, float* const* out,
-                      int offset) {
+static void scores_of(const float* q, int size, const float* const* keys, float* out) {
     v16 sums[R][B] = {};
-    if (R <= 3) for (int b = 0; b < B; b++) {  // the next keys, and these tokens' values, are asked for meanwhile
-        if (more) ahead(keys[B + b], size * SLOTS * 4);
-        ahead(values[b], size * SLOTS * 4);
-    }
     for (int e = 0; e < size; e++)
         for (int b = 0; b < B; b++) {
             v16 key = load<v16>(keys[b] + e * SLOTS);
             for (int r = 0; r < R; r++) sums[r][b] += q[r * size + e] * key;
         }
-    for (int r = 0; r < R; r++) for (int b = 0; b < B; b++) store(out[r] + offset + b * SLOTS, sums[r][b]);
+    for (int r = 0; r < R; r++) for (int b = 0; b < B; b++) store(out + r * STRETCH + b * SLOTS, sums[r][b]);
 }
 
 template <int R, int W>
-static void values_of(const float* const* weights, int offset, const float* values, int size, float* sums) {
-    v16 total[R][W];
-    for (int r = 0; r < R; r++) for (int w = 0; w < W; w++) total[r][w] = load<v16>(sums + r * 2 * size + w * 16);
+static void values_of(const float* weights, const float* values, int size, float* sums, bool fresh) {
+    v16 total[R][W] = {};
+    if (!fresh) for (int r = 0; r < R; r++) for (int w = 0; w < W; w++) total[r][w] = load<v16>(sums + r * size + w * 16);
     for (int t = 0; t < SLOTS; t++)
         for (int w = 0; w < W; w++) {
             v16 value = load<v16>(values + t * size + w * 16);
-            for (int r = 0; r < R; r++) total[r][w] += weights[r][offset + t] * value;
+            for (int r = 0; r < R; r++) total[r][w] += weights[r * STRETCH + t] * value;
         }
-    for (int r = 0; r < R; r++) for (int w = 0; w < W; w++) store(sums + r * 2 * size + w * 16, total[r][w]);
+    for (int r = 0; r < R; r++) for (int w = 0; w < W; w++) store(sums + r * size + w * 16, total[r][w]);
 }
 
-// f(r, count): runs over the rows in stretches for which there is a kernel
-template <class F> static void stretches(int rows, F f) {
-    int r = 0;
-    for (; rows - r >= 6; r += 6) f(r, std::integral_constant<int, 6>());
-    for (; rows - r >= 3; r += 3) f(r, std::integral_constant<int, 3>());
-    for (; rows - r >= 1; r += 1) f(r, std::integral_constant<int, 1>());
+// f(row, count): runs over the rows in pieces for which there is a kernel
+template <class F> static void by_rows(int first, int rows, F f) {
+    const int end = first + rows;
+    for (; end - first >= 6; first += 6) f(first, std::integral_constant<int, 6>());
+    for (; end - first >= 3; first += 3) f(first, std::integral_constant<int, 3>());
+    for (; end - first >= 1; first += 1) f(first, std::integral_constant<int, 1>());
 }
 
-static void scores(const float* q, int rows, int size, const float* const* keys, const float* const* values, int blocks,
-                   float* const* out, int offset) {
-    stretches(rows, [&](int r, auto n) {
+// Scores of some rows over `count` blocks from place `at` of the stretch; their values will be needed next.
+static void score(const Room<float>& room, int first, int rows, int size, const float* const* keys, const Soon& values, int count, int at) {
+    by_rows(first, rows, [&](int r, auto n) {
         constexpr int R = decltype(n)::value, B = R <= 3 ? 4 : 2;
+        float* out = room.scores + r * STRETCH + at * SLOTS;
         int b = 0;
-        for (; b + B <= blocks; b += B)
-            scores_of<R, B>(q + r * size, size, keys + b, values + b, b + 2 * B <= blocks, out + r, offset + b * SLOTS);
-        for (; b < blocks; b++)
-            scores_of<R, 1>(q + r * size, size, keys + b, values + b, b + 1 < blocks, out + r, offset + b * SLOTS);
-    });
-}
-
-static void mix(const float* const* weights, int offset, int rows, int size, const float* const* values, int blocks, float* sums,
-                uint16_t*) {
-    stretches(rows, [&](int r, auto n) {
-        constexpr int R = decltype(n)::value;
-        for (int b = 0; b < blocks; b++) {
-            int e = 0;
-            for (; e + 64 <= size; e += 64)
-                values_of<R, 4>(weights + r, offset + b * SLOTS, values[b] + e, size, sums + r * 2 * size + e);
-            for (; e < size; e += 16)
-                values_of<R, 1>(weights + r, offset + b * SLOTS, values[b] + e, size, sums + r * 2 * size + e);
+        for (; b + B <= count; b += B) {
+            if (r == first) values.ask(b, b + B);
+            scores_of<R, B>(room.queries + r * size, size, keys + b, out + b * SLOTS);
+        }
+        for (; b < count; b++) {
+            if (r == first) values.ask(b, b + 1);
+            scores_of<R, 1>(room.queries + r * size, size, keys + b, out + b * SLOTS);
         }
     });
 }
 
-// The same over a cache in bf16, with AMX: keys [E/2][16 slots][2] and values [8 pairs of slots][E][2]. Queries and weights go in as
-// two bf16 numbers each, their sum exact to 16 bits, in rows 0 to 7 and 8 to 15 of a tile: at most 8 rows, at no cost.
+// Adds the blocks' values by their weights to the sums, which begin here if they are `fresh`.
+static void mix(const Room<float>& room, int first, int rows, int size, const float* const* values, int count, int at, bool fresh,
+                const Soon& soon) {
+    by_rows(first, rows, [&](int r, auto n) {
+        constexpr int R = decltype(n)::value;
+        for (int b = 0; b < count; b++) {
+            if (r == first) soon.ask(b, b + 1);
+            const float* weights = room.weights + r * STRETCH + (at + b) * SLOTS;
+            float* sums = room.sums + r * size;
+            int e = 0;
+            for (; e + 64 <= size; e += 64) values_of<R, 4>(weights, values[b] + e, size, sums + e, fresh && b == 0);
+            for (; e < size; e += 16) values_of<R, 1>(weights, values[b] + e, size, sums + e, fresh && b == 0);
+        }
+    });
+    soon.ask(count, BLOCKS);
+}
+
+// In bf16, with AMX: keys [E/2][16 slots][2] and values [8 pairs of slots][E][2].
 #if WITH_AMX
 
 static inline void keep(uint16_t* keys, uint16_t* values, int slot, int size, const float* key, const float* value) {
@@ -87,81 +127,104 @@ static inline void keep(uint16_t* keys, uint16_t* values, int slot, int size, co
     }
 }
 
-static void split(const float* x, int n, uint16_t* high, uint16_t* low) {  // n a multiple of 16
-    for (int i = 0; i < n; i += 16) {
-        v16 y = load<v16>(x + i);
-        h16 top = narrow(y);
-        store(high + i, top);
-        store(low + i, narrow(y - widen(top)));
-    }
+static inline void place(uint16_t* to, int apart, v16 x) {  // 16 numbers, as high and low parts in rows `apart` from each other
+    h16 high = narrow(x);
+    store(to, high);
+    store(to + apart, narrow(x - widen(high)));
 }
+static inline void place(uint16_t* to, const float* from, int n) { for (int i = 0; i < n; i += 16) place(to + i, n, load<v16>(from + i)); }
 
-static void eight_scores(const float* q, int rows, int size, const uint16_t* const* keys, const uint16_t* const* values, int blocks,
-                         float* const* out, int offset) {
-    alignas(64) uint16_t tile[16 * 512];
+static void score(const Room<uint16_t>& room, int first, int rows, int size, const uint16_t* const* keys, const Soon& values, int count,
+                  int at) {
     alignas(64) float c[4][256];
-    std::memset(tile, 0, 16 * size * 2);
-    for (int r = 0; r < rows; r++) split(q + r * size, size, tile + r * size, tile + (8 + r) * size);
-    for (int b = 0; b < blocks; b += 4) {
-        int n = blocks - b < 4 ? blocks - b : 4;
-        for (int i = 0; i < n; i++) {
-            if (b + 4 + i < blocks) ahead(keys[b + 4 + i], size * SLOTS * 2);
-            ahead(values[b + i], size * SLOTS * 2);
+    for (int r = first; r < first + rows; r += 8) {
+        const uint16_t* queries = room.queries + 2 * r * size;
+        const int meant = std::min(8, first + rows - r);
+        for (int b = 0; b < count; b += 4) {
+            const int n = std::min(4, count - b);
+            if (r == first) values.ask(b, b + n);
+            _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+            for (int e = 0; e < size; e += 32) {
+                _tile_loadd(4, queries + e, size * 2);
+                _tile_loadd(5, keys[b] + e * 16, 64); _tile_dpbf16ps(0, 4, 5);
+                if (n > 1) { _tile_loadd(5, keys[b + 1] + e * 16, 64); _tile_dpbf16ps(1, 4, 5); }
+                if (n > 2) { _tile_loadd(5, keys[b + 2] + e * 16, 64); _tile_dpbf16ps(2, 4, 5); }
+                if (n > 3) { _tile_loadd(5, keys[b + 3] + e * 16, 64); _tile_dpbf16ps(3, 4, 5); }
+            }
+            _tile_stored(0, c[0], 64); _tile_stored(1, c[1], 64); _tile_stored(2, c[2], 64); _tile_stored(3, c[3], 64);
+            float* out = room.scores + r * STRETCH + (at + b) * SLOTS;
+            for (int i = 0; i < n; i++) for (int j = 0; j < meant; j++)
+                store(out + j * STRETCH + i * SLOTS, load<v16>(c[i] + 32 * j) + load<v16>(c[i] + 32 * j + 16));
         }
-        _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
-        for (int e = 0; e < size; e += 32) {
-            _tile_loadd(4, tile + e, size * 2);
-            _tile_loadd(5, keys[b] + e * 16, 64); _tile_dpbf16ps(0, 4, 5);
-            if (n > 1) { _tile_loadd(5, keys[b + 1] + e * 16, 64); _tile_dpbf16ps(1, 4, 5); }
-            if (n > 2) { _tile_loadd(5, keys[b + 2] + e * 16, 64); _tile_dpbf16ps(2, 4, 5); }
-            if (n > 3) { _tile_loadd(5, keys[b + 3] + e * 16, 64); _tile_dpbf16ps(3, 4, 5); }
-        }
-        _tile_stored(0, c[0], 64); _tile_stored(1, c[1], 64); _tile_stored(2, c[2], 64); _tile_stored(3, c[3], 64);
-        for (int i = 0; i < n; i++) for (int r = 0; r < rows; r++)
-            store(out[r] + offset + (b + i) * SLOTS, load<v16>(c[i] + r * 16) + load<v16>(c[i] + (8 + r) * 16));
     }
 }
 
-// `room` for 16 rows of weights; sums are of high and of low weights
-static void mix_eight(const float* const* weights, int offset, int rows, int size, const uint16_t* const* values, int blocks,
-                      float* sums, uint16_t* room) {
+static void mix(const Room<uint16_t>& room, int first, int rows, int size, const uint16_t* const* values, int count, int at, bool fresh,
+                const Soon& soon) {
     alignas(64) float c[4][256];
-    int slots = blocks * SLOTS;
-    for (int r = 0; r < 8; r++) {
-        if (r < rows) split(weights[r] + offset, slots, room + size_t(r) * slots, room + size_t(8 + r) * slots);
-        else {
-            std::memset(room + size_t(r) * slots, 0, slots * 2);
-            std::memset(room + size_t(8 + r) * slots, 0, slots * 2);
+    for (int r = first; r < first + rows; r += 8) {
+        const uint16_t* weights = room.weights + 2 * r * STRETCH + at * SLOTS;
+        const int lines = 2 * std::min(8, first + rows - r);
+        for (int e = 0; e < size; e += 64) {
+            const int n = std::min(4, (size - e) / 16);
+            float* sums = room.sums + 2 * r * size + e;
+            if (fresh) { _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3); }
+            else {
+                for (int i = 0; i < n; i++) for (int j = 0; j < lines; j++) store(c[i] + j * 16, load<v16>(sums + j * size + i * 16));
+                _tile_loadd(0, c[0], 64); _tile_loadd(1, c[1], 64); _tile_loadd(2, c[2], 64); _tile_loadd(3, c[3], 64);
+            }
+            for (int b = 0; b < count; b++) {
+                if (r == first && e == 0) soon.ask(b, b + 1);
+                const uint16_t* here = values[b] + e * 2;
+                _tile_loadd(6, weights + b * SLOTS, STRETCH * 2);
+                _tile_loadd(7, here, size * 4); _tile_dpbf16ps(0, 6, 7);
+                if (n > 1) { _tile_loadd(7, here + 32, size * 4); _tile_dpbf16ps(1, 6, 7); }
+                if (n > 2) { _tile_loadd(7, here + 64, size * 4); _tile_dpbf16ps(2, 6, 7); }
+                if (n > 3) { _tile_loadd(7, here + 96, size * 4); _tile_dpbf16ps(3, 6, 7); }
+            }
+            _tile_stored(0, c[0], 64); _tile_stored(1, c[1], 64); _tile_stored(2, c[2], 64); _tile_stored(3, c[3], 64);
+            for (int i = 0; i < n; i++) for (int j = 0; j < lines; j++) store(sums + j * size + i * 16, load<v16>(c[i] + j * 16));
         }
     }
-    for (int e = 0; e < size; e += 64) {
-        int n = size - e < 64 ? (size - e) / 16 : 4;
-        std::memset(c, 0, sizeof c);
-        for (int i = 0; i < n; i++) for (int r = 0; r < rows; r++) for (int s = 0; s < 2; s++)
-            store(c[i] + (8 * s + r) * 16, load<v16>(sums + (r * 2 + s) * size + e + i * 16));
-        _tile_loadd(0, c[0], 64); _tile_loadd(1, c[1], 64); _tile_loadd(2, c[2], 64); _tile_loadd(3, c[3], 64);
-        for (int b = 0; b < blocks; b++) {
-            const uint16_t* here = values[b] + e * 2;
-            _tile_loadd(6, room + b * SLOTS, slots * 2);
-            _tile_loadd(7, here, size * 4); _tile_dpbf16ps(0, 6, 7);
-            if (n > 1) { _tile_loadd(7, here + 32, size * 4); _tile_dpbf16ps(1, 6, 7); }
-            if (n > 2) { _tile_loadd(7, here + 64, size * 4); _tile_dpbf16ps(2, 6, 7); }
-            if (n > 3) { _tile_loadd(7, here + 96, size * 4); _tile_dpbf16ps(3, 6, 7); }
-        }
-        _tile_stored(0, c[0], 64); _tile_stored(1, c[1], 64); _tile_stored(2, c[2], 64); _tile_stored(3, c[3], 64);
-        for (int i = 0; i < n; i++) for (int r = 0; r < rows; r++) for (int s = 0; s < 2; s++)
-            store(sums + (r * 2 + s) * size + e + i * 16, load<v16>(c[i] + (8 * s + r) * 16));
-    }
-}
-
-static void scores(const float* q, int rows, int size, const uint16_t* const* keys, const uint16_t* const* values, int blocks,
-                   float* const* out, int offset) {
-    for (int r = 0; r < rows; r += 8) eight_scores(q + r * size, std::min(8, rows - r), size, keys, values, blocks, out + r, offset);
-}
-
-static void mix(const float* const* weights, int offset, int rows, int size, const uint16_t* const* values, int blocks, float* sums,
-                uint16_t* room) {
-    for (int r = 0; r < rows; r += 8)
-        mix_eight(weights + r, offset, std::min(8, rows - r), size, values, blocks, sums + size_t(r) * 2 * size, room);
+    soon.ask(count, BLOCKS);
 }
 #endif
+
+// For either kind of cache
+
+template <class T> static void begin_rows(const Room<T>& room, int rows, int size) {
+    std::memset(room.out, 0, size_t(rows) * size * 4);
+    std::fill(room.top, room.top + rows, -INFINITY);
+    std::fill(room.total, room.total + rows, 0.f);
+}
+
+// Row r sees the first `live` slots of the stretch; weights are wanted for `width`, a multiple of 16.
+template <class T> static void soften(const Room<T>& room, int r, int live, int width) {
+    float* scores = room.scores + r * STRETCH;
+    const int padded = up(live, 16);
+    float factor = 1;
+    if (live > 0) {
+        for (int t = live; t < padded; t++) scores[t] = -INFINITY;
+        v16 high = splat(-INFINITY), total{};
+        for (int t = 0; t < padded; t += 16) high = max(high, load<v16>(scores + t));
+        float top = std::max(room.top[r], largest(high));
+        factor = exponential(splat(room.top[r] - top))[0];
+        for (int t = 0; t < padded; t += 16) {
+            v16 y = exponential(load<v16>(scores + t) - top);
+            total += y;
+            place(room.weights + PARTS<T> * r * STRETCH + t, STRETCH, y);
+        }
+        room.top[r] = top;
+        room.total[r] = room.total[r] * factor + sum(total);
+    }
+    room.factor[r] = factor;
+    for (int t = padded; t < width; t += 16) place(room.weights + PARTS<T> * r * STRETCH + t, STRETCH, v16{});
+}
+
+template <class T> static void gather(const Room<T>& room, int r, int size) {  // this stretch's sums to those of all
+    for (int e = 0; e < size; e += 16) {
+        v16 fresh = load<v16>(room.sums + PARTS<T> * r * size + e);
+        if (PARTS<T> == 2) fresh += load<v16>(room.sums + (2 * r + 1) * size + e);
+        store(room.out + r * size + e, load<v16>(room.out + r * size + e) * room.factor[r] + fresh);
+    }
+}

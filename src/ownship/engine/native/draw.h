@@ -2,13 +2,13 @@
 #pragma once
 #include "vectors.h"
 
-constexpr int STRETCH = 256;  // entries of the vocabulary that are summed as one
+constexpr int PART = 256;  // entries of the vocabulary that are summed as one
 
 // e^((x - top) scale) summed over each stretch of a row of logits [n]; returns the whole.
 static double stretches_of(const float* x, int n, float top, float scale, double* sums) {
     double total = 0;
-    for (int at = 0, i = 0; at < n; at += STRETCH, i++) {
-        int end = at + STRETCH < n ? at + STRETCH : n, j = at;
+    for (int at = 0, i = 0; at < n; at += PART, i++) {
+        int end = at + PART < n ? at + PART : n, j = at;
         v16 part{};
         for (; j + 16 <= end; j += 16) part += exponential((load<v16>(x + j) - top) * scale);
         double stretch = sum(part);
@@ -32,11 +32,11 @@ static void draw(const float* x, int n, float scale, double uniform, double* sum
     } else {
         if (scale != 1) total = stretches_of(x, n, top, scale, sums);
         double level = std::fmin(uniform * total, std::nextafter(total, 0.0)), before = 0;
-        int last = (n - 1) / STRETCH, i = 0;
+        int last = (n - 1) / PART, i = 0;
         while (i < last && before + sums[i] <= level) before += sums[i++];
         while (i > 0 && sums[i] == 0) before -= sums[--i];  // rounding led past the last that has any weight
         int found = -1;
-        for (int k = i * STRETCH; k < n && k < (i + 1) * STRETCH; k++) {
+        for (int k = i * PART; k < n && k < (i + 1) * PART; k++) {
             float weight = exponential(splat((x[k] - top) * scale))[0];
             if (weight > 0) found = k;
             before += weight;

@@ -36,22 +36,22 @@ struct Step {
 };
 
 struct Layout {  // of the working memory
-    int rows, ld, ld_qkv, longest;  // ld of the residual stream: as wide as the inputs of the products with it
+    int rows, ld, ld_qkv;  // ld of the residual stream: as wide as the inputs of the products with it
     struct Inputs { int ld; size_t staged, narrow, scales; } model, mlp;  // of products, as wide as the model or as the MLP
     size_t x, qkv, scores, total;
-    // floats: queries, results (twice) and weights of the tokens that are attended together, and 16 rows of weights in bf16
-    size_t per_thread(const Net& net) const { return size_t(TOGETHER) * net.heads * (longest + 3 * net.size) + 8 * longest; }
-    Layout(const Net& net, int tokens, int blocks) {
+    static int rows_together(const Net& net) { return TOGETHER * (net.heads / net.kv_heads); }
+    static size_t per_thread(const Net& net) { return up(Room<float>::floats(rows_together(net), net.size), 16); }
+    Layout(const Net& net, int tokens) {
         rows = up(tokens, 32);
         ld = up(std::max(net.hidden, net.heads * net.size), GROUP);
         ld_qkv = up((net.heads + 2 * net.kv_heads) * net.size, UNIT);
-        longest = blocks * SLOTS;
         size_t at = 0;
         auto take = [&](size_t bytes) { size_t here = at; at += (bytes + 63) / 64 * 64; return here; };
         x = take(size_t(rows) * ld * 4);
         for (auto [inputs, width] : {std::pair(&model, ld), std::pair(&mlp, up(net.wide, GROUP))})
-            *inputs = {width, take(size_t(rows) * width * 4), take(size_t(rows) * width * 2),
-                       take(size_t(rows) * (width / GROUP) * 4)};
+            inputs->ld = width + GROUP,  // rows a power of two apart would fall on the same lines of the processor's cache
+            inputs->staged = take(size_t(rows) * inputs->ld * 4), inputs->narrow = take(size_t(rows) * inputs->ld * 2),
+            inputs->scales = take(size_t(rows) * (inputs->ld / GROUP) * 4);
         qkv = take(size_t(rows) * ld_qkv * 4);
         scores = take(size_t(net.threads) * per_thread(net) * 4);
         total = at;
@@ -160,9 +160,9 @@ class Pass {  // T: what the cache holds
         float* here = qkv(m);
         int position = step.positions[m], slot = position % SLOTS;
         int64_t number = home(m);
-        if (m + net.threads < step.tokens)  // a key's features lie in as many cache lines: the next token's are asked for
+        if (m + 1 < step.tokens)  // a key's features lie in as many cache lines: the next token's are asked for
             for (int i = 0; i < net.kv_heads * net.size; i += 2)
-                __builtin_prefetch(block(net.keys, layer, home(m + net.threads), 0) + i * SLOTS, 1, 2);
+                __builtin_prefetch(block(net.keys, layer, home(m + 1), 0) + i * SLOTS, 1, 2);
         for (int h = 0; h < net.heads; h++) rotate(here + h * net.size, position, 1 / std::sqrt((float)net.size));
         for (int h = 0; h < net.kv_heads; h++) {
             float *key = here + (net.heads + h) * net.size, *value = key + net.kv_heads * net.size;
@@ -176,85 +176,100 @@ class Pass {  // T: what the cache holds
             std::memset(block(net.values, layer, home(m), 0), 0, sizeof(T) * net.kv_heads * net.size * SLOTS);
     }
 
-    // The attention of tokens [begin, end), at most TOGETHER of them, for one key/value head. Leading blocks that all of them
-    // have (one prompt's tokens, or a group that shares its prompt) are read once for all.
-    void attend(int begin, int end, int head, int layer, int thread, const T** keys, const T** vals, float** lines) {
-        int count = end - begin, group = net.heads / net.kv_heads, size = net.size;
-        float* own = (float*)(memory + at.scores) + size_t(thread) * at.per_thread(net);
-        float *queries = own, *outs = own + TOGETHER * net.heads * size, *weights = outs + TOGETHER * net.heads * size * 2;
-        uint16_t* room = (uint16_t*)(weights + size_t(TOGETHER) * net.heads * at.longest);
+    // The attention of tokens [begin, end), at most TOGETHER of them, for one key/value head. Blocks that several of them have
+    // (one prompt's tokens, or a group that shares its prompt) are read once for all.
+    void attend(int begin, int end, int head, int layer, const Room<T>& room) {
+        const int count = end - begin, group = net.heads / net.kv_heads, size = net.size;
+        auto blocks = [&](int token) { return step.positions[token] / SLOTS + 1; };
         auto table = [&](int token) { return step.tables + (size_t)step.row[token] * step.width; };
-        int blocks[TOGETHER], shared = step.width, most = 0;
-        for (int i = 0; i < count; i++) {
-            blocks[i] = step.positions[begin + i] / SLOTS + 1;
-            most = std::max(most, blocks[i]);
-            for (int g = 0; g < group; g++)
-                std::memcpy(queries + (i * group + g) * size, qkv(begin + i) + (head * group + g) * size, size * 4);
-        }
-        for (int i = 0; i < count; i++) {
-            bool same = step.row[begin + i] == step.row[begin];
-            int equal = same ? step.width : 0;
-            while (!same && equal < std::min(blocks[0], blocks[i]) && table(begin)[equal] == table(begin + i)[equal]) equal++;
-            shared = std::min(shared, equal);
-        }
-        shared = std::min(shared, most);
-        std::memset(outs, 0, size_t(count) * group * size * 4 * 2);
-        for (int r = 0; r < count * group; r++) lines[r] = weights + size_t(r) * at.longest;
-
+        const T *keys[BLOCKS], *values[BLOCKS];
         auto find = [&](int token, int from, int to) {
             for (int b = from; b < to; b++) {
-                keys[b] = block(net.keys, layer, table(token)[b], head);
-                vals[b] = block(net.values, layer, table(token)[b], head);
+                keys[b - from] = block(net.keys, layer, table(token)[b], head);
+                values[b - from] = block(net.values, layer, table(token)[b], head);
             }
         };
-        find(begin, 0, shared);
-        if (shared) scores(queries, count * group, size, keys, vals, shared, lines, 0);
-        for (int i = 0; i < count; i++)
-            if (blocks[i] > shared) {
-                find(begin + i, shared, blocks[i]);
-                scores(queries + i * group * size, group, size, keys + shared, vals + shared, blocks[i] - shared, lines + i * group,
-                       shared * SLOTS);
-            }
-
+        auto soon = [&](int n) {
+            Soon list{{}, n, size * SLOTS * int(sizeof(T))};
+            std::copy(values, values + n, list.blocks);
+            return list;
+        };
+        int most = 0;
         for (int i = 0; i < count; i++) {
-            int live = step.positions[begin + i] + 1, padded = blocks[i] * SLOTS;
-            for (int g = 0; g < group; g++) {
-                float* w = lines[i * group + g];
-                for (int t = live; t < padded; t++) w[t] = -INFINITY;
-                v16 top = splat(-INFINITY), total{};
-                for (int t = 0; t < padded; t += 16) top = max(top, load<v16>(w + t));
-                float peak = largest(top);
-                for (int t = 0; t < padded; t += 16) {
-                    v16 y = exponential(load<v16>(w + t) - peak);
-                    total += y;
-                    store(w + t, y);
+            most = std::max(most, blocks(begin + i));
+            for (int g = 0; g < group; g++)
+                place(room.queries + PARTS<T> * (i * group + g) * size, qkv(begin + i) + (head * group + g) * size, size);
+        }
+        begin_rows(room, count * group, size);
+        for (int from = 0; from < most; from += BLOCKS)
+            for (int first = begin, last; first < end; first = last) {
+                // tokens [first, last) begin this stretch with the same `shared` blocks
+                last = first + 1;
+                int shared = std::min(BLOCKS, blocks(first) - from);
+                if (shared <= 0) continue;
+                bool one = true;  // sequence
+                for (; last < end; last++) {
+                    int equal = 0, limit = std::min(std::min(blocks(first), blocks(last)) - from, BLOCKS);
+                    bool same = step.row[last] == step.row[first];
+                    if (one && same) equal = std::max(shared, std::min(BLOCKS, blocks(last) - from));
+                    else while (equal < std::min(limit, shared) && table(first)[from + equal] == table(last)[from + equal]) equal++;
+                    if (equal <= 0) break;
+                    one = one && same;
+                    shared = equal;
                 }
-                float scale = 1 / sum(total);
-                for (int t = 0; t < padded; t += 16) store(w + t, load<v16>(w + t) * scale);
-                for (int t = padded; t < shared * SLOTS; t++) w[t] = 0;  // what only the later of these tokens see
+                const int r = (first - begin) * group, rows = (last - first) * group;
+                find(first, from, from + shared);
+                score(room, r, rows, size, keys, soon(shared), shared, 0);
+                for (int token = first; token < last; token++)
+                    if (int more = std::min(BLOCKS, blocks(token) - from) - shared; more > 0) {
+                        find(token, from + shared, from + shared + more);
+                        score(room, (token - begin) * group, group, size, keys, soon(more), more, shared);
+                    }
+                for (int token = first; token < last; token++)
+                    for (int g = 0; g < group; g++)
+                        soften(room, (token - begin) * group + g,
+                               std::clamp(step.positions[token] + 1 - from * SLOTS, 0, STRETCH), shared * SLOTS);
+                find(first, from, from + shared);
+                mix(room, r, rows, size, values, shared, 0, true, upcoming(begin, end, last, from, most, head, layer));
+                for (int token = first; token < last; token++)
+                    if (int more = std::min(BLOCKS, blocks(token) - from) - shared; more > 0) {
+                        find(token, from + shared, from + shared + more);
+                        mix(room, (token - begin) * group, group, size, values, more, shared, false, Soon{});
+                    }
+                for (int i = r; i < r + rows; i++) gather(room, i, size);
+            }
+        for (int r = 0; r < count * group; r++) {
+            float scale = 1 / room.total[r];
+            for (int e = 0; e < size; e += 16)
+                stage(at.model, begin + r / group, (head * group + r % group) * size + e, load<v16>(room.out + r * size + e) * scale);
+        }
+    }
+
+    // The keys that are needed after those of the stretch `from` of tokens before `last`.
+    Soon upcoming(int begin, int end, int last, int from, int most, int head, int layer) {
+        if (last == end) {
+            last = begin;
+            from += BLOCKS;
+            if (from >= most) {
+                from = 0;
+                if (++head == net.kv_heads) { head = 0; last = end; }
             }
         }
-        find(begin, 0, shared);
-        if (shared) mix(lines, 0, count * group, size, vals, shared, outs, room);
-        for (int i = 0; i < count; i++)
-            if (blocks[i] > shared) {
-                find(begin + i, shared, blocks[i]);
-                mix(lines + i * group, shared * SLOTS, group, size, vals + shared, blocks[i] - shared, outs + i * group * 2 * size, room);
-            }
-        for (int r = 0; r < count * group; r++) for (int e = 0; e < size; e += 16)
-            stage(at.model, begin + r / group, (head * group + r % group) * size + e,
-                  load<v16>(outs + r * 2 * size + e) + load<v16>(outs + (r * 2 + 1) * size + e));
+        Soon list{{}, 0, net.size * SLOTS * int(sizeof(T))};
+        if (last < step.tokens)
+            for (int b = from; b < from + BLOCKS && b <= step.positions[last] / SLOTS; b++)
+                list.blocks[list.count++] = block(net.keys, layer, step.tables[(size_t)step.row[last] * step.width + b], head);
+        return list;
     }
 
 public:
     Pass(const Net& net, const Step& step)
-        : net(net), step(step), at(net, std::max(step.tokens, step.wanted), step.width), format(Format(net.format)),
+        : net(net), step(step), at(net, std::max(step.tokens, step.wanted)), format(Format(net.format)),
           memory((char*)step.memory), barrier(net.threads), counters((size_t(net.layers) * 5 + 1) * net.threads) {}
 
     void run(int thread) {
         Tiles tiles;
-        std::vector<const T*> keys(step.width), vals(step.width);
-        std::vector<float*> lines(TOGETHER * net.heads);
+        const Room<T> room((float*)(memory + at.scores) + size_t(thread) * at.per_thread(net), at.rows_together(net), net.size);
         const int M = step.tokens, pieces = (M + TOGETHER - 1) / TOGETHER;
         auto* next = counters.data();
         auto share = [&](int count, int width) {
@@ -270,6 +285,7 @@ public:
                                          : ((const float*)net.embeddings)[from + i];
             for (int i = net.hidden; i < at.ld; i++) here[i] = 0;
         }
+        auto share_of = [&](int t) { return int(int64_t(M) * t / net.threads); };
         auto normal = [&](int which) {
             for (int m = thread; m < M; m += net.threads) {
                 normalise(x(m), net.norms + size_t(which) * at.ld, m);
@@ -285,13 +301,13 @@ public:
                 std::memcpy(qkv(m) + unit * UNIT, c, UNIT * 4);
             });
             barrier.wait();
-            for (int m = thread; m < M; m += net.threads) remember(m, layer);
+            for (int m = share_of(thread); m < share_of(thread + 1); m++) remember(m, layer);  // neighbours share cache lines
             barrier.wait();
             tiles.for_attention();
             Pieces items = share(pieces * net.kv_heads, 1);
             for (int i; (i = items.next()) >= 0;) {
                 int begin = i / net.kv_heads * TOGETHER;
-                attend(begin, std::min(begin + TOGETHER, M), i % net.kv_heads, layer, thread, keys.data(), vals.data(), lines.data());
+                attend(begin, std::min(begin + TOGETHER, M), i % net.kv_heads, layer, room);
             }
             tiles.for_matrices();
             prepared(at.model, net.heads * net.size, thread);
@@ -349,7 +365,7 @@ int ownship_prepare() {  // asks the kernel for AMX; 1 if this build can run her
 // Whether the cache is to be in bf16: where AMX can work on it, and the weights are not exact anyway.
 int ownship_cache_bf16(int format, int size) { return AMX && format != F32 && size % 32 == 0 && size <= 512; }
 
-int64_t ownship_memory(const Net* net, int tokens, int width) { return Layout(*net, tokens, width).total; }
+int64_t ownship_memory(const Net* net, int tokens) { return Layout(*net, tokens).total; }
 
 int64_t ownship_packed_bytes(int format, int n, int k) { return int64_t(up(n, UNIT) / UNIT) * unit_bytes(Format(format), k); }
 
@@ -362,7 +378,7 @@ void ownship_draw(const float* logits, int rows, int n, const float* scales, con
                   double* logprobs, int threads) {
 #pragma omp parallel for num_threads(threads)
     for (int row = 0; row < rows; row++) {
-        std::vector<double> sums(n / STRETCH + 1);
+        std::vector<double> sums(n / PART + 1);
         draw(logits + size_t(row) * n, n, scales[row], uniforms[row], sums.data(), ids + row, logprobs + row);
     }
 }

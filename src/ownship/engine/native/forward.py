@@ -71,6 +71,7 @@ class NativeForward:
         self._matrices = (_Matrix * (4 * config.num_hidden_layers + 1))()
         self._packed: list[tuple[Tensor, Tensor]] = []
         self._memory = torch.zeros(0, dtype=torch.uint8)
+        self._logits = torch.empty(0, config.vocab_size)
         self._net = _Net(
             layers=config.num_hidden_layers, hidden=config.hidden_size, heads=config.num_attention_heads,
             kv_heads=config.num_key_value_heads, size=config.head_dim, wide=self.wide, vocabulary=config.vocab_size,
@@ -139,9 +140,11 @@ class NativeForward:
                                     for chunk, length in zip(chunks, lengths, strict=True)])
         row = np.repeat(np.arange(len(chunks), dtype=np.int32), lengths)
         ends = np.array(wanted_places(chunks), np.int32)
-        logits = torch.empty(len(ends), self.model.config.vocab_size)
+        if len(self._logits) < len(ends):  # kept: large blocks come from the system anew each time, page by page
+            self._logits = torch.empty(len(ends), self.model.config.vocab_size)
+        logits = self._logits[: len(ends)]
         width = tables.shape[1]
-        size = self.library.ownship_memory(ctypes.byref(self._net), max(count, len(ends)), width) + 64
+        size = self.library.ownship_memory(ctypes.byref(self._net), max(count, len(ends))) + 64
         if len(self._memory) < size:
             self._memory = torch.zeros(size * 5 // 4, dtype=torch.uint8)
         memory = self._memory.data_ptr()

@@ -122,10 +122,10 @@ static void product_int8(const int16_t* a, const float* scale, int lda, const in
 #if WITH_AMX
 static void product_amx_2x2(const uint16_t* a, int lda, const uint16_t* b, int steps, float* c) {  // c [32][32]
     _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
-    for (int k = 0; k < steps; k++, a += 32, b += 1024) {
-        _tile_loadd(4, a, lda * 2); _tile_loadd(5, a + 16 * lda, lda * 2);
-        _tile_loadd(6, b, 64); _tile_loadd(7, b + 512, 64);
-        _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 4, 7); _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7);
+    for (int k = 0; k < steps; k++, a += 32, b += 1024) {  // loads between the products, which they would wait for otherwise
+        _tile_loadd(4, a, lda * 2); _tile_loadd(6, b, 64); _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(7, b + 512, 64); _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(5, a + 16 * lda, lda * 2); _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7);
     }
     _tile_stored(0, c, 128); _tile_stored(1, c + 16, 128); _tile_stored(2, c + 512, 128); _tile_stored(3, c + 528, 128);
 }

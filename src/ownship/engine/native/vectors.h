@@ -27,7 +27,6 @@ enum Format { F32 = 0, BF16 = 1, INT8 = 2 };
 constexpr int UNIT = 32;   // columns of a product that one piece of work computes
 constexpr int GROUP = 64;  // weights that share a scale in int8
 constexpr int SLOTS = 16;  // tokens in a block of the cache
-constexpr int TOGETHER = 4;  // tokens whose attention is computed together
 
 template <class T> static inline T load(const void* p) { T x; std::memcpy(&x, p, sizeof x); return x; }
 template <class T> static inline void store(void* p, const T& x) { std::memcpy(p, &x, sizeof x); }
@@ -35,19 +34,27 @@ static inline float from_bits(uint32_t bits) { return load<float>(&bits); }
 static inline v16 splat(float x) { return x - v16{}; }
 static inline int up(int n, int to) { return (n + to - 1) / to * to; }
 
-static inline float sum(v16 x) {
-    float y[16]; store(y, x);
-    for (int width = 8; width; width /= 2) for (int i = 0; i < width; i++) y[i] += y[i + width];
-    return y[0];
+template <class F> static inline float fold(v16 x, F f) {  // halves onto each other, until one number is left
+    x = f(x, __builtin_shuffle(x, i16v{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7}));
+    x = f(x, __builtin_shuffle(x, i16v{4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11}));
+    x = f(x, __builtin_shuffle(x, i16v{2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13}));
+    x = f(x, __builtin_shuffle(x, i16v{1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14}));
+    return x[0];
 }
-static inline float largest(v16 x) {
-    float y[16]; store(y, x);
-    for (int width = 8; width; width /= 2) for (int i = 0; i < width; i++) y[i] = y[i] > y[i + width] ? y[i] : y[i + width];
-    return y[0];
+static inline v16 max(v16 a, v16 b) {
+#ifdef __AVX512F__
+    return (v16)_mm512_max_ps((__m512)a, (__m512)b);
+#else
+    return a > b ? a : b;
+#endif
 }
-static inline v16 max(v16 a, v16 b) { return a > b ? a : b; }
+static inline float sum(v16 x) { return fold(x, [](v16 a, v16 b) { return a + b; }); }
+static inline float largest(v16 x) { return fold(x, [](v16 a, v16 b) { return max(a, b); }); }
 
 static inline h16 narrow(v16 x) {  // to bf16, round to nearest even
+#ifdef __AVX512BF16__
+    return (h16)_mm512_cvtneps_pbh((__m512)x);
+#endif
     u16v bits = (u16v)x;
     bits += 0x7fff + ((bits >> 16) & 1);
     return __builtin_convertvector(bits >> 16, h16);
@@ -60,16 +67,23 @@ static inline void put(uint16_t* p, float x) {
 }
 
 static inline v16 exponential(v16 x) {  // e^x for x <= 0, relative error 2e-7; 0 below -87
-    v16 clamped = x < -87.f ? splat(-87.f) : x;
-    v16 n = clamped * 1.44269504f;
-    i16v whole = __builtin_convertvector(n - 0.5f, i16v);  // towards zero: nearest, as x <= 0
+    v16 clamped = max(x, splat(-87.f));
+#ifdef __AVX512F__
+    v16 k = (v16)_mm512_roundscale_ps((__m512)(clamped * 1.44269504f), 0);
+#else
+    i16v whole = __builtin_convertvector(clamped * 1.44269504f - 0.5f, i16v);  // towards zero: nearest, as x <= 0
     v16 k = __builtin_convertvector(whole, v16);
+#endif
     v16 r = clamped - k * 0.693359375f - k * -2.12194440e-4f;
     v16 p = splat(1.9875691500e-4f);
     p = p * r + 1.3981999507e-3f; p = p * r + 8.3334519073e-3f; p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f; p = p * r + 5.0000001201e-1f; p = p * r * r + r + 1.0f;
+    p = p * r + 1.6666665459e-1f; p = p * r + 5.0000001201e-1f; p = p * (r * r) + (r + 1.0f);
+#ifdef __AVX512F__
+    return (v16)_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask((__m512)x, (__m512)splat(-87.f), _CMP_GE_OQ), (__m512)p, (__m512)k);
+#else
     v16 y = p * (v16)((whole + 127) << 23);
     return x < -87.f ? v16{} : y;
+#endif
 }
 static inline v16 silu(v16 x) {  // x / (1 + e^-x)
     v16 e = exponential(x < 0.f ? x : -x);
