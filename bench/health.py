@@ -11,27 +11,53 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
+import multiprocessing
 import re
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+PROCESSES = multiprocessing.get_context("spawn")
 
-async def probe(client: httpx.AsyncClient, until: asyncio.Event) -> list[float]:
-    """Milliseconds of each answer."""
+
+def probe(url: str, answer: Connection) -> None:
+    """Milliseconds of each answer until told to stop. A process of its own: 64 streams keep their reader busy."""
     found: list[float] = []
-    while not until.is_set():
-        start = time.perf_counter()
-        (await client.get("/health")).raise_for_status()
-        found.append((time.perf_counter() - start) * 1e3)
-        await asyncio.sleep(0.05)
-    return found
+    with httpx.Client(base_url=url, timeout=60) as client:
+        client.get("/health").raise_for_status()
+        answer.send(None)
+        while not answer.poll():
+            start = time.perf_counter()
+            client.get("/health").raise_for_status()
+            found.append((time.perf_counter() - start) * 1e3)
+            time.sleep(0.05)
+    answer.send(found)
+
+
+@contextlib.contextmanager
+def probed(url: str) -> Iterator[list[float]]:
+    """What `probe` finds meanwhile; filled at the end."""
+    found: list[float] = []
+    ours, theirs = PROCESSES.Pipe()
+    process = PROCESSES.Process(target=probe, args=(url, theirs))
+    process.start()
+    try:
+        ours.recv()
+        yield found
+        ours.send(None)
+        found += ours.recv()
+        process.join()
+    finally:
+        process.kill()
 
 
 async def stream(client: httpx.AsyncClient, index: int, tokens: int) -> int:
@@ -52,19 +78,20 @@ def summary(times: list[float]) -> dict[str, float]:
             "worst": round(ordered[-1], 2), "asked": len(ordered)}
 
 
-async def measure(url: str, streams: int, tokens: int) -> dict[str, Any]:
-    limits = httpx.Limits(max_connections=streams + 8)
-    async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
-        quiet, done = asyncio.Event(), asyncio.Event()
-        asyncio.get_running_loop().call_later(3, quiet.set)
-        idle = await probe(client, quiet)
+async def read(url: str, streams: int, tokens: int) -> int:
+    async with httpx.AsyncClient(base_url=url, timeout=600, limits=httpx.Limits(max_connections=streams)) as client:
+        return sum(await asyncio.gather(*(stream(client, index, tokens) for index in range(streams))))
+
+
+def measure(url: str, streams: int, tokens: int) -> dict[str, Any]:
+    with probed(url) as idle:
+        time.sleep(3)
+    with probed(url) as busy:
         start = time.perf_counter()
-        probing = asyncio.create_task(probe(client, done))
-        counts = await asyncio.gather(*(stream(client, index, tokens) for index in range(streams)))
+        chunks = asyncio.run(read(url, streams, tokens))
         seconds = time.perf_counter() - start
-        done.set()
-        return {"streams": streams, "idle_ms": summary(idle), "busy_ms": summary(await probing),
-                "chunks_per_second": round(sum(counts) / seconds, 1), "seconds": round(seconds, 1)}
+    return {"streams": streams, "idle_ms": summary(idle), "busy_ms": summary(busy), "chunks_per_second": round(chunks / seconds, 1),
+            "seconds": round(seconds, 1)}
 
 
 def main() -> None:
@@ -78,7 +105,7 @@ def main() -> None:
             assert server.stdout is not None
             found = re.search(r"http://\S+?:\d+", server.stdout.readline())
             assert found is not None, "the server did not start"
-            result = asyncio.run(measure(found[0], options.streams, options.tokens))
+            result = measure(found[0], options.streams, options.tokens)
             status = Path(f"/proc/{server.pid}/status").read_text()
             result["peak_mb"] = int(re.search(r"VmHWM:\s+(\d+)", status)[1]) >> 10  # type: ignore[index]
         finally:
