@@ -285,7 +285,8 @@ figcaption i { color: var(--quiet); font-size: .75rem; margin-left: 8px; }
 .dot { fill: var(--c); } .hit { fill: transparent; } .hit:hover { fill: var(--c); fill-opacity: .5; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .88rem; }
 th { text-align: left; font-weight: 500; color: var(--quiet); white-space: nowrap; }
-td, th { padding: 4px 22px 4px 0; vertical-align: top; } td { min-width: 90px; overflow-wrap: anywhere; } tr + tr td, tr + tr th { border-top: 1px solid var(--line); }
+td { min-width: 90px; overflow-wrap: anywhere; } td, th { padding: 4px 22px 4px 0; vertical-align: top; }
+tr + tr td, tr + tr th { border-top: 1px solid var(--line); }
 tr:first-child th { color: var(--ink); border-bottom: 2px solid var(--c, transparent); }
 details { margin-top: 12px; } summary { cursor: pointer; color: var(--quiet); font-size: .88rem; }
 """
