@@ -13,6 +13,7 @@ import tyro
 
 from ownship.errors import UserError
 from ownship.recipes.demo import Demo
+from ownship.recipes.plan import Plan
 from ownship.recipes.rl import RL
 from ownship.recipes.sft import SFT
 
@@ -94,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one verb; returns the exit code: 0 done, 2 the user can mend it, 130 interrupted."""
     verbs: dict[str, Callable[..., Any]] = {
         "demo": Demo, "sft": SFT, "rl": RL, "eval": Eval, "chat": Chat, "serve": Serve, "models": Models, "envs": Envs,
-        "bench": Bench}
+        "plan": Plan, "bench": Bench}
     config = tyro.extras.subcommand_cli_from_dict(
         verbs, prog="ownship", description="Build, teach, rank and ship your own flagship language model.", args=arguments)
     try:
@@ -121,6 +122,11 @@ def _run(config: object) -> int:
             return _models()
         case Envs():
             return _envs()
+        case Plan():
+            from ownship.recipes import plan
+
+            plan.run(config)
+            return 0
     from ownship import machine
     from ownship.learn.interrupt import Interrupted
 

@@ -49,6 +49,13 @@ def load(path: Path, dtype: torch.dtype = torch.bfloat16) -> tuple[Llama, Tokeni
     return _fill(sizes, _safetensors(path, sizes), path, dtype), from_folder(path)
 
 
+def sizes(path: Path) -> LlamaConfig:
+    """What `load` would read the network's sizes as, without its weights. Raises UserError as it does."""
+    if not path.exists():
+        raise UserError(f"{path}: no such model")
+    return gguf.config(gguf.GGUF(path)) if path.is_file() else read_config(path)
+
+
 def _ready(path: Path, dtype: torch.dtype) -> Path | None:
     """Where a zoo model's dequantised weights are kept: dequantising takes seconds, and people wait for the first word."""
     if path.resolve().parent != (zoo.cache() / "models").resolve():
