@@ -103,7 +103,7 @@ def test_losses_of_random_logprobs_equal_trl(loss: Preference) -> None:
     expected, metrics = trl_loss(loss, lambda **_: outputs(theirs), inputs)
     expected.backward()
     assert theirs.grad is not None and ours.grad is not None
-    assert float(value) == pytest.approx(float(expected), rel=1e-6)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
     assert torch.allclose(ours.grad[places[mask]], theirs.grad[mask], rtol=1e-5, atol=1e-7)
     same_metrics(loss.measure(ours.detach(), part), metrics, float(part.weights.sum()))
 
@@ -160,7 +160,7 @@ def test_a_whole_step_equals_transformers_and_trl(loss: Preference, tmp_path: Pa
     value.backward()
     samples = [sample for number, item in enumerate(found) for sample in item.samples(number, reference.logprobs[number].tolist())]
     learned = Learner(ours, Optim(lr=0.0, max_grad_norm=1e9), micro_tokens=30).update(samples, loss)
-    assert learned["loss"] == pytest.approx(float(value), rel=1e-5)
+    assert learned["loss"] == pytest.approx(value.item(), rel=1e-5)
     same_metrics(learned, metrics)
     gradients = {name.removeprefix("model."): p.grad for name, p in theirs.named_parameters() if p.grad is not None}
     for name, parameter in ours.named_parameters():

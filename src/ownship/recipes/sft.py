@@ -75,6 +75,7 @@ def run(config: SFT) -> Path:
     now = Run(config.out, {"recipe": "sft", **asdict(config), "data": config.data and str(config.data), "out": str(config.out)},
               may_change=("steps", "out", "save_every", "strict", "measure_every"))
     held_out: list[Sample] = []
+    examples: Iterator[Sample]
     if config.data is not None:
         data.same(now, chats.digest(found), config.data)
         training, apart = lines.split(len(found), config.held_out, config.seed)
