@@ -13,6 +13,7 @@ import tyro
 
 from ownship.errors import UserError
 from ownship.recipes.demo import Demo
+from ownship.recipes.dpo import DPO
 from ownship.recipes.plan import Plan
 from ownship.recipes.rl import RL
 from ownship.recipes.sft import SFT
@@ -94,8 +95,8 @@ class Envs:
 def main(arguments: list[str] | None = None) -> int:
     """Runs one verb; returns the exit code: 0 done, 2 the user can mend it, 130 interrupted."""
     verbs: dict[str, Callable[..., Any]] = {
-        "demo": Demo, "sft": SFT, "rl": RL, "eval": Eval, "chat": Chat, "serve": Serve, "models": Models, "envs": Envs,
-        "plan": Plan, "bench": Bench}
+        "demo": Demo, "sft": SFT, "dpo": DPO, "rl": RL, "eval": Eval, "chat": Chat, "serve": Serve, "models": Models,
+        "envs": Envs, "plan": Plan, "bench": Bench}
     config = tyro.extras.subcommand_cli_from_dict(
         verbs, prog="ownship", description="Build, teach, rank and ship your own flagship language model.", args=arguments)
     try:
@@ -147,6 +148,10 @@ def _run(config: object) -> int:
                 from ownship.recipes import sft
 
                 print(f"the model is in {sft.run(config)}")
+            case DPO():
+                from ownship.recipes import dpo
+
+                print(f"the model is in {dpo.run(config)}")
             case RL():
                 from ownship.recipes import rl
 

@@ -14,6 +14,23 @@ RL = ["--env", "sums:low=2,high=2,largest=3", "--steps", "8", "--tasks", "4", "-
       "--dtype", "float32", "--optim.lr", "1e-3", "--save-every", "2"]
 SFT = ["--env", "sums:low=2,high=2,largest=3", "--steps", "12", "--batch", "8", "--dtype", "float32", "--save-every", "3"]
 
+CHATS = ["--data", "chats.jsonl", "--held-out", "0.2", "--measure-every", "4", "--steps", "12", "--batch", "8",
+         "--dtype", "float32", "--save-every", "3"]
+DPO = ["--data", "pairs.jsonl", "--held-out", "0.2", "--measure-every", "4", "--steps", "12", "--batch", "8",
+       "--dtype", "float32", "--optim.lr", "1e-3", "--save-every", "3"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """The files that CHATS and DPO read."""
+    with open(tmp_path / "chats.jsonl", "w") as chats, open(tmp_path / "pairs.jsonl", "w") as pairs:
+        for number in range(30):
+            asked = [{"role": "user", "content": f"{number}+1="}]
+            right, wrong = ({"role": "assistant", "content": str(number + more)} for more in (1, 2))
+            chats.write(json.dumps({"messages": [*asked, right]}) + "\n")
+            pairs.write(json.dumps({"prompt": asked, "chosen": [right], "rejected": [wrong]}) + "\n")
+    return tmp_path
+
 
 def start(verb: str, model: Path, out: Path, flags: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "ownship", verb, "--model", str(model), "--out", str(out), *flags]
@@ -30,9 +47,11 @@ def lines(folder: Path, name: str = "metrics.jsonl") -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-@pytest.mark.parametrize(("verb", "flags"), [("rl", RL), ("sft", SFT)])
-def test_sigkill_then_resume_gives_the_same_metrics(verb: str, flags: list[str], pupil: Path, tmp_path: Path,
+@pytest.mark.parametrize(("verb", "flags"), [("rl", RL), ("sft", SFT), ("sft", CHATS), ("dpo", DPO)],
+                         ids=["rl", "sft", "sft on a file", "dpo"])
+def test_sigkill_then_resume_gives_the_same_metrics(verb: str, flags: list[str], pupil: Path, data: Path, tmp_path: Path,
                                                     one_thread: dict[str, str]) -> None:
+    flags = [str(data / flag) if flag.endswith(".jsonl") else flag for flag in flags]
     finish(start(verb, pupil, tmp_path / "calm", flags, one_thread))
     calm = lines(tmp_path / "calm")
     steps = int(flags[flags.index("--steps") + 1])

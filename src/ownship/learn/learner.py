@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ownship import machine
 from ownship.engine.fingerprint import fingerprint
-from ownship.learn.loss import Loss
+from ownship.learn.loss import Loss, Measured
 from ownship.learn.pack import Pack, pack
 from ownship.learn.sample import Sample
 from ownship.model.head import logprobs
@@ -91,8 +91,9 @@ class Learner:
         losses.backward()
         self._collect_grad()
         gap = new.detach() - part.logprobs
+        more = loss.measure(new.detach(), part) if isinstance(loss, Measured) else {}
         return {"loss": float(losses.detach()) * total, "entropy": float((entropy * part.weights).sum()),
-                "mismatch": float((gap.abs() * part.weights).sum())}
+                "mismatch": float((gap.abs() * part.weights).sum()), **more}
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a later learner needs to go on bit for bit: float32 weights and AdamW's moments."""

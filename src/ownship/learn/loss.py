@@ -7,7 +7,7 @@ M trained tokens; `logprobs` [M] under the current policy π; the pack holds the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,6 +17,13 @@ from ownship.learn.pack import Pack
 
 class Loss(Protocol):
     def __call__(self, logprobs: Tensor, pack: Pack) -> Tensor: ...
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A loss that reports more than itself: measurements of a micro-batch as sums which, divided by Σ weight, are means."""
+
+    def measure(self, logprobs: Tensor, pack: Pack) -> dict[str, float]: ...
 
 
 def imitation(logprobs: Tensor, pack: Pack) -> Tensor:

@@ -13,6 +13,8 @@ class Sample:
     `weights[i]` scales the loss of predicting `tokens[i]` (0: context only); `logprobs[i]` is the sampler's own
     log-probability of it and `advantages[i]` its advantage (both 0 where the weight is 0). `prompt` counts the leading
     tokens that are context; samples with the same prompt share its computation. The four lists are equally long.
+
+    Two samples with the same prompt and the same `pair` number are compared by a paired loss (learn/preference.py).
     """
 
     tokens: Sequence[int]
@@ -21,6 +23,7 @@ class Sample:
     logprobs: Sequence[float]
     advantages: Sequence[float]
     policy: str = ""  # fingerprint of the weights that it was sampled from; empty if nobody sampled it
+    pair: int | None = None
 
     def __post_init__(self) -> None:
         if not len(self.tokens) == len(self.weights) == len(self.logprobs) == len(self.advantages):
