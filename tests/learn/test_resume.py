@@ -47,8 +47,12 @@ def lines(folder: Path, name: str = "metrics.jsonl") -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-@pytest.mark.parametrize(("verb", "flags"), [("rl", RL), ("sft", SFT), ("sft", CHATS), ("dpo", DPO)],
-                         ids=["rl", "sft", "sft on a file", "dpo"])
+LORA = ["--lora-rank", "4", "--lora-alpha", "8"]
+
+
+@pytest.mark.parametrize(("verb", "flags"), [("rl", RL), ("sft", SFT), ("sft", CHATS), ("dpo", DPO), ("rl", RL + LORA),
+                                             ("sft", SFT + LORA), ("dpo", DPO + LORA)],
+                         ids=["rl", "sft", "sft on a file", "dpo", "rl with adapters", "sft with adapters", "dpo with adapters"])
 def test_sigkill_then_resume_gives_the_same_metrics(verb: str, flags: list[str], pupil: Path, data: Path, tmp_path: Path,
                                                     one_thread: dict[str, str]) -> None:
     flags = [str(data / flag) if flag.endswith(".jsonl") else flag for flag in flags]
@@ -71,8 +75,8 @@ def test_sigkill_then_resume_gives_the_same_metrics(verb: str, flags: list[str],
     finish(start(verb, pupil, tmp_path / "killed", flags, one_thread))
     assert lines(tmp_path / "killed") == calm
     assert lines(tmp_path / "killed", "rollouts.jsonl") == lines(tmp_path / "calm", "rollouts.jsonl")
-    weights = [tmp_path / run / "model" / "model.safetensors" for run in ("calm", "killed")]
-    assert weights[0].read_bytes() == weights[1].read_bytes()
+    for name in ("model/model.safetensors", *(["adapter/adapter_model.safetensors"] if "--lora-rank" in flags else [])):
+        assert (tmp_path / "calm" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(pupil: Path, tmp_path: Path, one_thread: dict[str, str]) -> None:

@@ -15,6 +15,7 @@ from ownship.learn.pack import Pack, pack
 from ownship.learn.sample import Sample
 from ownship.model.head import logprobs
 from ownship.model.llama import Llama
+from ownship.model.lora import Lora
 
 
 @dataclass(frozen=True)
@@ -31,16 +32,18 @@ class Optim:
 class Learner:
     """Holds the network and its optimizer. A bf16 network keeps float32 masters: an update of 1e-5 would vanish in bf16.
 
-    `micro_tokens` bounds the tokens of one forward and backward pass (memory), never the result.
+    `micro_tokens` bounds the tokens of one forward and backward pass (memory), never the result. With `lora`, adapters on this
+    network, only these are trained and saved; `base` is then the fingerprint of the network that they belong to.
     """
 
-    def __init__(self, model: Llama, optim: Optim | None = None, micro_tokens: int = 2048) -> None:
+    def __init__(self, model: Llama, optim: Optim | None = None, micro_tokens: int = 2048, lora: Lora | None = None) -> None:
         self.model, self.optim, self.micro_tokens = model, optim or Optim(), micro_tokens
         self.updates = 0
         self._heap = machine.Heap()
         self.fingerprint = fingerprint(model)
-        self._names = [name for name, _ in model.named_parameters()]
-        self._params = list(model.parameters())
+        self.lora, self.base = lora, self.fingerprint if lora is not None else None
+        trained: dict[str, Tensor] = dict(model.named_parameters()) if lora is None else lora.tensors()
+        self._names, self._params = list(trained), list(trained.values())
         self._masters = [p if p.dtype == torch.float32 else p.detach().float() for p in self._params]
         for param, master in zip(self._params, self._masters, strict=True):
             param.requires_grad_(True)
@@ -96,7 +99,7 @@ class Learner:
                 "mismatch": float((gap.abs() * part.weights).sum()), **more}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that a later learner needs to go on bit for bit: float32 weights and AdamW's moments."""
+        """Everything that a later learner needs to go on bit for bit: the trained float32 weights and AdamW's moments."""
         saved = {}
         for name, master in zip(self._names, self._masters, strict=True):
             saved[f"weight.{name}"] = master.detach()
@@ -135,5 +138,7 @@ class Learner:
         pairs = [(p, m) for p, m in zip(self._params, self._masters, strict=True) if p is not m]
         if pairs:
             torch._foreach_copy_([p for p, _ in pairs], [m for _, m in pairs])
+        if self.lora is not None:
+            self.lora.merge()
         self.fingerprint = fingerprint(self.model)
 
