@@ -18,7 +18,7 @@ from ownship.learn.learner import Learner, Optim
 from ownship.learn.lines import BadLine, Problems
 from ownship.learn.pairs import Pair, Reference
 from ownship.learn.preference import Preference
-from ownship.model import checkpoint
+from ownship.model import checkpoint, zoo
 from ownship.model.chat import Chat
 from ownship.recipes import dpo
 from ownship.recipes.settings import OptimSettings
@@ -161,6 +161,21 @@ def test_measuring_is_what_learning_reports(loss: Preference, tmp_path: Path) ->
     assert measured == pytest.approx({name: learned[name] for name in measured}, rel=1e-5)
     assert set(measured) == {"loss", "margin", "accuracy", "chosen_reward", "rejected_reward", "chosen_logprob", "rejected_logprob"}
     assert measured["margin"] == pytest.approx(measured["chosen_reward"] - measured["rejected_reward"], rel=1e-4)
+
+
+def test_a_policy_starts_out_equal_to_its_reference(tmp_path: Path) -> None:
+    """Also in bf16 and on a network of 30 layers, where the rounding of another kernel shows."""
+    model, tokenizer = checkpoint.load(zoo.resolve(zoo.DEFAULT), torch.bfloat16)
+    found = [pairs.pair({"prompt": [{"role": "user", "content": f"Tell me about {topic}."}], "chosen": f"Yes: {topic} are old.",
+                         "rejected": "No."}, Chat(tokenizer), 2048) for topic in ("ships", "maps and charts", "sails")]
+    reference = Reference(tmp_path / "r", "key", found)
+    reference.fill(range(3), model)
+    samples = [sample for place, item in enumerate(found) for sample in item.samples(place, reference.logprobs[place].tolist())]
+    measured = [Learner(model, Optim(lr=0.0), micro_tokens=200).update(samples, Preference("dpo", 1.0)),
+                evaluate(model, samples, Preference("dpo", 1.0), micro_tokens=200)]
+    for values in measured:
+        assert values["chosen_reward"] == pytest.approx(0, abs=1e-2)
+        assert values["rejected_reward"] == pytest.approx(0, abs=1e-2)
 
 
 @pytest.fixture
