@@ -15,6 +15,7 @@ from ownship.errors import UserError
 from ownship.recipes.demo import Demo
 from ownship.recipes.dpo import DPO
 from ownship.recipes.plan import Plan
+from ownship.recipes.report import Report
 from ownship.recipes.rl import RL
 from ownship.recipes.sft import SFT
 
@@ -110,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one verb; returns the exit code: 0 done, 2 the user can mend it, 130 interrupted."""
     verbs: dict[str, Callable[..., Any]] = {
         "demo": Demo, "sft": SFT, "dpo": DPO, "rl": RL, "eval": Eval, "chat": Chat, "serve": Serve, "merge": Merge,
-        "models": Models, "envs": Envs, "plan": Plan, "bench": Bench}
+        "models": Models, "envs": Envs, "report": Report, "plan": Plan, "bench": Bench}
     config = tyro.extras.subcommand_cli_from_dict(
         verbs, prog="ownship", description="Build, teach, rank and ship your own flagship language model.", args=arguments)
     try:
@@ -141,6 +142,11 @@ def _run(config: object) -> int:
             from ownship.recipes import plan
 
             plan.run(config)
+            return 0
+        case Report():
+            from ownship.recipes import report
+
+            print(f"the report is in {report.run(config)}")
             return 0
     from ownship import machine
     from ownship.learn.interrupt import Interrupted

@@ -52,20 +52,22 @@ class Learner:
         self._adam = torch.optim.AdamW(self._masters, lr=self.optim.lr, betas=self.optim.betas,
                                        weight_decay=self.optim.weight_decay, fused=True)
 
-    def update(self, samples: Sequence[Sample], loss: Loss, tick: Callable[[int], None] | None = None, share: float = 1.0
-               ) -> dict[str, float]:
+    def update(self, samples: Sequence[Sample], loss: Loss, tick: Callable[[int], None] | None = None, share: float = 1.0,
+               drawn_from: str = "") -> dict[str, float]:
         """One optimizer step on all samples together; returns its measurements.
 
         `share` scales the learning rate: what a batch is smaller than it should be (the linear rule of arXiv:1706.02677).
 
         `tick` is told the tokens of each finished micro-batch; if it raises, the weights are as before. With no trained
         token at all nothing happens. Raises ValueError for samples that were drawn from other weights than these: their
-        log-probabilities would be taken for those of this policy.
+        log-probabilities would be taken for those of this policy. `drawn_from` is the fingerprint of earlier weights that they
+        may come from: those before the first of several updates on the same samples.
         """
-        if strangers := {sample.policy for sample in samples} - {"", self.fingerprint}:
+        if strangers := {sample.policy for sample in samples} - {"", self.fingerprint, drawn_from}:
             raise ValueError(f"samples of the policy {min(strangers)} for a learner whose weights are {self.fingerprint}")
         packs = pack(samples, self.micro_tokens)
-        total = float(sum(sum(sample.weights) for sample in samples))
+        weight = float(sum(sum(sample.weights) for sample in samples))
+        total = float(sum(sum(s.weights) if s.divisor is None else s.divisor for s in samples))
         self._zero_grad()
         sums: dict[str, float] = {}
         for part in packs:
@@ -83,7 +85,7 @@ class Learner:
         self._publish()
         self._heap.tidy()
         self.updates += 1
-        return {name: value / total for name, value in sums.items()} | {
+        return {name: value / (total if name == "loss" else weight) for name, value in sums.items()} | {
             "grad_norm": float(norm), "lr": rate, "trained_tokens": float(sum(len(part.targets) for part in packs)),
             "stream_tokens": float(sum(len(part.tokens) for part in packs))}
 
