@@ -74,7 +74,7 @@ def test_scan(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scan = corpus.scan()
     texts = dict(corpus.documents())
     assert scan.documents == len(texts) == 13
-    assert scan.bytes == sum(len(text.encode()) for text in texts)
+    assert scan.size == sum(len(text.encode()) for text in texts)
     held_out = [text for text, mark in texts.items() if mark <= scan.threshold]
     assert sorted(held_out) == sorted(scan.held_out)
     assert 1 <= len(held_out) < 13

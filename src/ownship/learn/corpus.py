@@ -56,7 +56,7 @@ class Scan:
     """What one pass over a corpus found. `digest` changes when any document changes."""
 
     documents: int
-    bytes: int
+    size: int  # bytes of UTF-8
     digest: str
     held_out: list[str]
     threshold: bytes  # documents whose hash is not above it are held out
@@ -65,7 +65,7 @@ class Scan:
     def report(self) -> str:
         """One line for people."""
         size = sum(len(_bytes(text)) for text in self.held_out)
-        return (f"{self.documents:,} documents, {self.bytes:,} bytes; {len(self.held_out):,} of them ({size:,} bytes) held out;"
+        return (f"{self.documents:,} documents, {self.size:,} bytes; {len(self.held_out):,} of them ({size:,} bytes) held out;"
                 f" skipped: {listed(self.skipped)}")
 
 

@@ -11,7 +11,7 @@ from ownship.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from ownship.learn.learner import Optim
+    from ownship.learn.optim import Optim
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ class OptimSettings:
 
 
 def optim(settings: OptimSettings) -> Optim:
-    from ownship.learn.learner import Optim
+    from ownship.learn.optim import Optim
 
     if settings.lr < 0 or settings.max_grad_norm <= 0:
         raise UserError("the learning rate must not be negative and max_grad_norm must be positive")
