@@ -15,9 +15,11 @@ from ownship.errors import UserError
 from ownship.recipes.demo import Demo
 from ownship.recipes.dpo import DPO
 from ownship.recipes.plan import Plan
+from ownship.recipes.pretrain import Pretrain
 from ownship.recipes.report import Report
 from ownship.recipes.rl import RL
 from ownship.recipes.sft import SFT
+from ownship.recipes.tokenizer import TrainTokenizer
 
 Precision = Literal["float32", "bfloat16", "int8"]
 Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
@@ -110,8 +112,9 @@ class Envs:
 def main(arguments: list[str] | None = None) -> int:
     """Runs one verb; returns the exit code: 0 done, 2 the user can mend it, 130 interrupted."""
     verbs: dict[str, Callable[..., Any]] = {
-        "demo": Demo, "sft": SFT, "dpo": DPO, "rl": RL, "eval": Eval, "chat": Chat, "serve": Serve, "merge": Merge,
-        "models": Models, "envs": Envs, "report": Report, "plan": Plan, "bench": Bench}
+        "demo": Demo, "tokenizer": TrainTokenizer, "pretrain": Pretrain, "sft": SFT, "dpo": DPO, "rl": RL, "eval": Eval,
+        "chat": Chat, "serve": Serve, "merge": Merge, "models": Models, "envs": Envs, "report": Report, "plan": Plan,
+        "bench": Bench}
     config = tyro.extras.subcommand_cli_from_dict(
         verbs, prog="ownship", description="Build, teach, rank and ship your own flagship language model.", args=arguments)
     try:
@@ -164,6 +167,14 @@ def _run(config: object) -> int:
                 from ownship.recipes import demo
 
                 demo.run(config)
+            case TrainTokenizer():
+                from ownship.recipes import tokenizer
+
+                print(f"the tokenizer is in {tokenizer.run(config)}")
+            case Pretrain():
+                from ownship.recipes import pretrain
+
+                print(f"the model is in {pretrain.run(config)}")
             case SFT():
                 from ownship.recipes import sft
 

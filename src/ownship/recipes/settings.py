@@ -14,7 +14,7 @@ from ownship.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from ownship.learn.learner import Optim
+    from ownship.learn.optim import Optim
     from ownship.model.llama import Llama
     from ownship.model.lora import Lora
 
@@ -68,7 +68,7 @@ def save_adapter(adapters: Lora | None, base: str, folder: Path) -> None:
 
 def optim(settings: OptimSettings, lr: float, lora: LoraSettings | None = None) -> Optim:
     """The settings with `lr` where the user named no learning rate; ten times as much for adapters (arXiv:2405.09673)."""
-    from ownship.learn.learner import Optim
+    from ownship.learn.optim import Optim
 
     if settings.lr is not None:
         lr = settings.lr
