@@ -26,7 +26,6 @@ from ownship.learn.sample import Sample, supervised
 from ownship.model import checkpoint, zoo
 from ownship.model.chat import Chat, Message
 from ownship.model.head import logprobs
-from ownship.recipes.sft import read_chats
 
 
 def test_advantages_by_hand() -> None:
@@ -275,13 +274,3 @@ def test_run_refuses_a_folder_that_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_text("x")
     with pytest.raises(UserError, match="not empty and not a run"):
         Run(tmp_path, {})
-
-
-@pytest.mark.parametrize(("line", "word"), [
-    ("{", "line 2"), ('{"messages": [{"role": "user", "content": "x"}]}', "no assistant turn"), ('{"text": "x"}', "messages"),
-    ('{"messages": [{"role": "assistant", "content": 3}]}', "not text"), ("[]", "line 2")])
-def test_bad_chat_lines_are_named(line: str, word: str, tmp_path: Path) -> None:
-    path = tmp_path / "chats.jsonl"
-    path.write_text('{"messages": [{"role": "assistant", "content": "x"}]}\n' + line + "\n")
-    with pytest.raises(UserError, match=word):
-        read_chats(path)

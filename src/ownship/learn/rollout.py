@@ -125,7 +125,8 @@ def samples(group: Sequence[Rollout], advantage: Callable[[Floats], Floats], wei
         weight, divisor = token_weight(weighting, sum(rollout.drawn), max_tokens)
         weights = [weight * drawn for drawn in rollout.drawn]
         advantages = [float(value) * drawn for drawn in rollout.drawn]
-        result.append(Sample(rollout.tokens, rollout.prompt, weights, rollout.logprobs, advantages, rollout.fingerprint, divisor))
+        result.append(Sample(rollout.tokens, rollout.prompt, weights, rollout.logprobs, advantages, rollout.fingerprint,
+                             divisor=divisor))
     return result
 
 

@@ -14,6 +14,7 @@ class Sample:
     log-probability of it and `advantages[i]` its advantage (both 0 where the weight is 0). `prompt` counts the leading
     tokens that are context; samples with the same prompt share its computation. The four lists are equally long.
 
+    Two samples with the same prompt and the same `pair` number are compared by a paired loss (learn/preference.py).
     The losses of an update are summed and divided by what its samples add up to: each the sum of its weights, or `divisor` if
     that is given. `old` and `reference` are further log-probabilities of the same tokens, empty if they are not needed: of the
     learner before the first of several updates, and of a reference.
@@ -25,6 +26,7 @@ class Sample:
     logprobs: Sequence[float]
     advantages: Sequence[float]
     policy: str = ""  # fingerprint of the weights that it was sampled from; empty if nobody sampled it
+    pair: int | None = None
     divisor: float | None = None
     old: Sequence[float] = ()
     reference: Sequence[float] = ()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ownship.errors import UserError
-from ownship.recipes.settings import OptimSettings
+from ownship.recipes.settings import LoraSettings, OptimSettings
 
 if TYPE_CHECKING:
     from ownship.learn.advantage import Floats, Weighting
@@ -32,7 +32,7 @@ class RL:
     """Teach a model by reinforcement learning on an environment's tasks."""
 
     model: str = "smollm2-135m-instruct"
-    """A zoo name, a folder in Hugging Face layout, a .gguf file or a hub name."""
+    """A zoo name, a folder in Hugging Face layout, an adapter's folder, a .gguf file or a hub name."""
     env: str = "sort"
     """The environment: name or name:option=value,… (`ownship envs` lists them)."""
     out: Path = Path("runs/rl")
@@ -63,6 +63,7 @@ class RL:
     refill: float = 1.0
     """Flat groups teach nothing: up to this many times `tasks` further tasks are drawn to replace them."""
     optim: OptimSettings = field(default_factory=OptimSettings)
+    lora: LoraSettings = field(default_factory=LoraSettings)
     dtype: str = "bfloat16"
     """float32 or bfloat16 (with float32 masters)."""
     micro_tokens: int = 1024
@@ -85,7 +86,7 @@ def run(config: RL) -> Path:
     from ownship.learn.learner import Learner
     from ownship.learn.run import Run
     from ownship.model import checkpoint, zoo
-    from ownship.recipes.settings import optim, torch_dtype
+    from ownship.recipes.settings import lora, optim, save_adapter, torch_dtype
     from ownship.recipes.watch import Watch
 
     deadline = None if config.minutes is None else time.monotonic() + config.minutes * 60
@@ -94,7 +95,8 @@ def run(config: RL) -> Path:
     asked = {"recipe": "rl", **asdict(config), "out": str(config.out)}
     now = Run(config.out, asked, may_change=("steps", "minutes", "out", "save_every"))
     model, tokenizer = checkpoint.load(zoo.resolve(config.model), torch_dtype(config.dtype))
-    learner = Learner(model, optim(config.optim), config.micro_tokens)
+    adapters = lora(config.lora, model, config.seed)
+    learner = Learner(model, optim(config.optim, 2e-5, config.lora), config.micro_tokens, adapters)
     now.restore(learner)
     # The reference is the model that training began with, also when a run is continued.
     reference = checkpoint.load(zoo.resolve(config.model), torch_dtype(config.dtype))[0] if config.kl else None
@@ -152,6 +154,7 @@ def run(config: RL) -> Path:
             now.save(learner)
             raise
     now.save(learner)
+    save_adapter(adapters, config.model, config.out / "adapter")
     checkpoint.save(model, tokenizer, config.out / "model")
     return config.out / "model"
 
