@@ -302,8 +302,11 @@ def test_the_learner_divides_by_what_the_samples_add_up_to(name: str) -> None:
         assert (parameter.grad - whole).abs().max() <= 1e-5 * whole.abs().max(), key
 
 
-def test_score_is_what_the_learner_sees() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("micro_tokens", [10, 10_000])
+def test_score_is_what_the_learner_sees(micro_tokens: int, dtype: torch.dtype) -> None:
     samples = lessons(ALGORITHMS["dapo"])
-    for micro_tokens in (10, 10_000):
-        scored = [replace(s, logprobs=found) for s, found in zip(samples, score(network(), samples, micro_tokens), strict=True)]
-        assert Learner(network(), Optim(lr=0.0)).update(scored, Policy(ALGORITHMS["dapo"].surrogate))["mismatch"] < 1e-6
+    scores = score(network().to(dtype), samples, micro_tokens)
+    scored = [replace(sample, logprobs=found) for sample, found in zip(samples, scores, strict=True)]
+    learner = Learner(network().to(dtype), Optim(lr=0.0), micro_tokens)
+    assert learner.update(scored, Policy(ALGORITHMS["dapo"].surrogate))["mismatch"] == 0.0
