@@ -110,13 +110,11 @@ def _path(places: Sequence[Point]) -> str:
 
 
 def _running_mean(places: Sequence[Point]) -> list[Point]:
-    """Exponential, over about a tenth of the curve."""
-    keep = 1 - 1 / max(len(places) / 12, 2)
-    result, mean, weight = [], 0.0, 0.0
-    for x, y in places:
-        mean, weight = keep * mean + (1 - keep) * y, keep * weight + (1 - keep)
-        result.append((x, mean / weight))
-    return result
+    """Each with its neighbours on both sides, an eighth of the curve together: unlike an exponential mean it does not lag."""
+    reach = max(len(places) // 16, 1)
+    ys = [y for _, y in places]
+    windows = [ys[max(at - reach, 0) : at + reach + 1] for at in range(len(ys))]
+    return [(x, sum(window) / len(window)) for (x, _), window in zip(places, windows, strict=True)]
 
 
 def _drawable(value: float, log: bool) -> bool:

@@ -25,6 +25,9 @@ _KNOWN: dict[str, tuple[str, str, bool]] = {
     "solve_rate": ("Solve rate", "replies with full reward, while sampling", True),
     "reward": ("Reward", "mean over all replies", False),
     "loss": ("Loss", "", False),
+    "bits_per_byte": ("Bits per byte", "of held-out text", False),
+    "accuracy": ("Accuracy", "pairs in which the preferred reply wins", True),
+    "margin": ("Margin", "reward of the preferred reply less the other's", False),
     "flat_groups": ("Flat groups", "all rewards equal: they teach nothing", True),
     "truncated": ("Truncated", "replies that hit the token limit", True),
     "stopped": ("Stopped", "replies that ended by themselves", True),
@@ -135,7 +138,7 @@ def _number(value: object) -> bool:
 
 def _card(past: Past) -> str:
     """Where a run stands: its best-known figure at the beginning and at the end."""
-    figure = next(name for name in ("solve_rate", "loss", *past.metrics[0]) if past.series(name))
+    figure = next(name for name in ("solve_rate", "bits_per_byte", "accuracy", "loss", *past.metrics[0]) if past.series(name))
     values = [value for _, value in past.series(figure)]
     some = math.ceil(len(values) / 10)
     share = figure in _KNOWN and _KNOWN[figure][2]
