@@ -31,3 +31,17 @@ def one_thread() -> dict[str, str]:
 @pytest.fixture(autouse=True)
 def _same_random() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    """Sixty short stories of few words, and a file that is none."""
+    folder = tmp_path / "library"
+    folder.mkdir()
+    words = ["the", "ship", "sailed", "on", "through", "night", "and", "stars", "turned", "slowly", "above", "her", "masts",
+             "while", "all", "slept"]
+    for number in range(60):
+        text = " ".join(words[(number + index * (1 + number % 3)) % len(words)] for index in range(20 + 5 * (number % 9)))
+        (folder / f"{number:02}.txt").write_text(f"Story {number}: {text}.\n")
+    (folder / "picture.png").write_bytes(b"\x89PNG\r\n\0\0")
+    return folder

@@ -31,9 +31,13 @@ def data(tmp_path: Path) -> Path:
             pairs.write(json.dumps({"prompt": asked, "chosen": [right], "rejected": [wrong]}) + "\n")
     return tmp_path
 
+PRETRAIN = ["--depth", "1", "--width", "32", "--heads", "2", "--vocab", "300", "--context", "32", "--batch", "300", "--steps", "12",
+            "--dtype", "float32", "--save-every", "3", "--eval-every", "4"]
 
-def start(verb: str, model: Path, out: Path, flags: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "ownship", verb, "--model", str(model), "--out", str(out), *flags]
+
+def start(verb: str, source: Path, out: Path, flags: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
+    given = "--data" if verb == "pretrain" else "--model"
+    command = [sys.executable, "-m", "ownship", verb, given, str(source), "--out", str(out), *flags]
     return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
@@ -47,12 +51,19 @@ def lines(folder: Path, name: str = "metrics.jsonl") -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-@pytest.mark.parametrize(("verb", "flags"), [("rl", RL), ("sft", SFT), ("sft", CHATS), ("dpo", DPO)],
-                         ids=["rl", "sft", "sft on a file", "dpo"])
-def test_sigkill_then_resume_gives_the_same_metrics(verb: str, flags: list[str], pupil: Path, data: Path, tmp_path: Path,
-                                                    one_thread: dict[str, str]) -> None:
+LORA = ["--lora-rank", "4", "--lora-alpha", "8"]
+
+
+@pytest.mark.parametrize(("verb", "flags"), [
+    ("rl", RL), ("sft", SFT), ("sft", CHATS), ("dpo", DPO), ("rl", RL + LORA), ("sft", SFT + LORA), ("dpo", DPO + LORA),
+    ("pretrain", PRETRAIN), ("pretrain", [*PRETRAIN, "--optimizer", "adamw", "--dtype", "bfloat16"]),
+], ids=["rl", "sft", "sft on a file", "dpo", "rl with adapters", "sft with adapters", "dpo with adapters", "pretrain",
+        "pretrain in bf16"])
+def test_sigkill_then_resume_gives_the_same_metrics(verb: str, flags: list[str], pupil: Path, data: Path, library: Path,
+                                                    tmp_path: Path, one_thread: dict[str, str]) -> None:
     flags = [str(data / flag) if flag.endswith(".jsonl") else flag for flag in flags]
-    finish(start(verb, pupil, tmp_path / "calm", flags, one_thread))
+    source = library if verb == "pretrain" else pupil
+    finish(start(verb, source, tmp_path / "calm", flags, one_thread))
     calm = lines(tmp_path / "calm")
     steps = int(flags[flags.index("--steps") + 1])
     assert [json.loads(line)["step"] for line in calm] == list(range(1, steps + 1))
@@ -60,7 +71,7 @@ def test_sigkill_then_resume_gives_the_same_metrics(verb: str, flags: list[str],
     draw = random.Random(verb)
     kills = 0
     for step in sorted(draw.sample(range(1, steps), 2)):
-        process = start(verb, pupil, tmp_path / "killed", flags, one_thread)
+        process = start(verb, source, tmp_path / "killed", flags, one_thread)
         while len(lines(tmp_path / "killed")) < step and process.poll() is None:
             time.sleep(0.002)
         time.sleep(draw.random() * 0.02)
@@ -68,11 +79,11 @@ def test_sigkill_then_resume_gives_the_same_metrics(verb: str, flags: list[str],
         process.send_signal(signal.SIGKILL)
         process.communicate()
     assert kills
-    finish(start(verb, pupil, tmp_path / "killed", flags, one_thread))
+    finish(start(verb, source, tmp_path / "killed", flags, one_thread))
     assert lines(tmp_path / "killed") == calm
     assert lines(tmp_path / "killed", "rollouts.jsonl") == lines(tmp_path / "calm", "rollouts.jsonl")
-    weights = [tmp_path / run / "model" / "model.safetensors" for run in ("calm", "killed")]
-    assert weights[0].read_bytes() == weights[1].read_bytes()
+    for name in ("model/model.safetensors", *(["adapter/adapter_model.safetensors"] if "--lora-rank" in flags else [])):
+        assert (tmp_path / "calm" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(pupil: Path, tmp_path: Path, one_thread: dict[str, str]) -> None:
@@ -90,6 +101,23 @@ def test_ctrl_c_saves_and_says_how_to_go_on(pupil: Path, tmp_path: Path, one_thr
     again = start("rl", pupil, tmp_path / "run", [*RL, "--steps", str(done + 1)], one_thread)
     finish(again)
     assert len(lines(tmp_path / "run")) == done + 1  # nothing was made twice
+
+
+def test_ctrl_c_in_pretraining(library: Path, tmp_path: Path, one_thread: dict[str, str]) -> None:
+    process = start("pretrain", library, tmp_path / "run", [*PRETRAIN, "--steps", "5000"], one_thread)
+    while len(lines(tmp_path / "run")) < 3:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 130
+    assert "Traceback" not in error and "the same command goes on" in error
+    done = json.loads((max((tmp_path / "run" / "checkpoints").iterdir()) / "state.json").read_text())
+    assert done["step"] == len(lines(tmp_path / "run"))  # whole, though it was no step to save at
+    again = start("pretrain", library, tmp_path / "run", [*PRETRAIN, "--steps", "5000", "--minutes", "0.01"], one_thread)
+    finish(again)
+    steps = [json.loads(line)["step"] for line in lines(tmp_path / "run")]
+    assert steps == list(range(1, len(steps) + 1)) and done["step"] < len(steps) < 5000
 
 
 def test_another_run_in_the_same_place_is_refused(pupil: Path, tmp_path: Path, one_thread: dict[str, str]) -> None:

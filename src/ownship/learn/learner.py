@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,58 +10,53 @@ from torch import Tensor
 from ownship import machine
 from ownship.engine.fingerprint import fingerprint
 from ownship.learn.loss import Loss, Measured
+from ownship.learn.optim import Optim as Optim
+from ownship.learn.optim import Optimizer, schedule
 from ownship.learn.pack import Pack, pack
 from ownship.learn.sample import Sample
 from ownship.model.head import logprobs
 from ownship.model.llama import Llama
-
-
-@dataclass(frozen=True)
-class Optim:
-    """AdamW and its bounds. The learning rate rises linearly over `warmup` updates and then stays."""
-
-    lr: float = 2e-5
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.0
-    warmup: int = 5
-    max_grad_norm: float = 1.0
+from ownship.model.lora import Lora
 
 
 class Learner:
     """Holds the network and its optimizer. A bf16 network keeps float32 masters: an update of 1e-5 would vanish in bf16.
 
-    `micro_tokens` bounds the tokens of one forward and backward pass (memory), never the result.
+    `micro_tokens` bounds the tokens of one forward and backward pass (memory), never the result. With `lora`, adapters on this
+    network, only these are trained and saved; `base` is then the fingerprint of the network that they belong to.
     """
 
-    def __init__(self, model: Llama, optim: Optim | None = None, micro_tokens: int = 2048) -> None:
+    def __init__(self, model: Llama, optim: Optim | None = None, micro_tokens: int = 2048, lora: Lora | None = None) -> None:
         self.model, self.optim, self.micro_tokens = model, optim or Optim(), micro_tokens
         self.updates = 0
         self._heap = machine.Heap()
         self.fingerprint = fingerprint(model)
-        self._names = [name for name, _ in model.named_parameters()]
-        self._params = list(model.parameters())
+        self.lora, self.base = lora, self.fingerprint if lora is not None else None
+        trained: dict[str, Tensor] = dict(model.named_parameters()) if lora is None else lora.tensors()
+        self._names, self._params = list(trained), list(trained.values())
         self._masters = [p if p.dtype == torch.float32 else p.detach().float() for p in self._params]
         for param, master in zip(self._params, self._masters, strict=True):
             param.requires_grad_(True)
             if param is not master:
                 master.grad = torch.zeros_like(master)
-        self._adam = torch.optim.AdamW(self._masters, lr=self.optim.lr, betas=self.optim.betas,
-                                       weight_decay=self.optim.weight_decay, fused=True)
+        self._optimizer = Optimizer(dict(zip(self._names, self._masters, strict=True)), self.optim)
 
-    def update(self, samples: Sequence[Sample], loss: Loss, tick: Callable[[int], None] | None = None, share: float = 1.0
-               ) -> dict[str, float]:
+    def update(self, samples: Sequence[Sample], loss: Loss, tick: Callable[[int], None] | None = None, share: float = 1.0,
+               drawn_from: str = "") -> dict[str, float]:
         """One optimizer step on all samples together; returns its measurements.
 
         `share` scales the learning rate: what a batch is smaller than it should be (the linear rule of arXiv:1706.02677).
 
         `tick` is told the tokens of each finished micro-batch; if it raises, the weights are as before. With no trained
         token at all nothing happens. Raises ValueError for samples that were drawn from other weights than these: their
-        log-probabilities would be taken for those of this policy.
+        log-probabilities would be taken for those of this policy. `drawn_from` is the fingerprint of earlier weights that they
+        may come from: those before the first of several updates on the same samples.
         """
-        if strangers := {sample.policy for sample in samples} - {"", self.fingerprint}:
+        if strangers := {sample.policy for sample in samples} - {"", self.fingerprint, drawn_from}:
             raise ValueError(f"samples of the policy {min(strangers)} for a learner whose weights are {self.fingerprint}")
         packs = pack(samples, self.micro_tokens)
-        total = float(sum(sum(sample.weights) for sample in samples))
+        weight = float(sum(sum(sample.weights) for sample in samples))
+        total = float(sum(sum(s.weights) if s.divisor is None else s.divisor for s in samples))
         self._zero_grad()
         sums: dict[str, float] = {}
         for part in packs:
@@ -73,14 +67,12 @@ class Learner:
         if not packs:
             return {"trained_tokens": 0.0}
         norm = torch.nn.utils.clip_grad_norm_(self._masters, self.optim.max_grad_norm, foreach=True)
-        rate = self.optim.lr * share * min(1.0, (self.updates + 1) / max(self.optim.warmup, 1))
-        for group in self._adam.param_groups:
-            group["lr"] = rate
-        self._adam.step()
+        rate = self.optim.lr * share * schedule(self.updates, self.optim.warmup, self.optim.end, self.optim.decay)
+        self._optimizer.step(rate)
         self._publish()
         self._heap.tidy()
         self.updates += 1
-        return {name: value / total for name, value in sums.items()} | {
+        return {name: value / (total if name == "loss" else weight) for name, value in sums.items()} | {
             "grad_norm": float(norm), "lr": rate, "trained_tokens": float(sum(len(part.targets) for part in packs)),
             "stream_tokens": float(sum(len(part.tokens) for part in packs))}
 
@@ -96,21 +88,17 @@ class Learner:
                 "mismatch": float((gap.abs() * part.weights).sum()), **more}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that a later learner needs to go on bit for bit: float32 weights and AdamW's moments."""
-        saved = {}
-        for name, master in zip(self._names, self._masters, strict=True):
-            saved[f"weight.{name}"] = master.detach()
-            for key, value in self._adam.state.get(master, {}).items():
-                saved[f"{key}.{name}"] = value
-        return saved
+        """Everything that a later learner needs to go on bit for bit: the trained float32 weights and the optimizer's moments."""
+        weights = {f"weight.{name}": master.detach() for name, master in zip(self._names, self._masters, strict=True)}
+        return weights | self._optimizer.tensors()
 
     def load(self, saved: dict[str, Tensor], updates: int) -> None:
         """The inverse of `tensors`. Raises KeyError if a tensor is missing."""
         self.updates = updates
         for name, master in zip(self._names, self._masters, strict=True):
             master.data.copy_(saved[f"weight.{name}"])
-            if updates:
-                self._adam.state[master] = {key: saved[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+        if updates:
+            self._optimizer.load(saved)
         self._publish()
 
     def _zero_grad(self) -> None:
@@ -135,5 +123,7 @@ class Learner:
         pairs = [(p, m) for p, m in zip(self._params, self._masters, strict=True) if p is not m]
         if pairs:
             torch._foreach_copy_([p for p, _ in pairs], [m for _, m in pairs])
+        if self.lora is not None:
+            self.lora.merge()
         self.fingerprint = fingerprint(self.model)
 

@@ -26,6 +26,9 @@ class Pack:
     advantages: Tensor  # [M]
     sample: Tensor  # [M] which of the S samples it belongs to, 0-based
     pair: Tensor  # [M] which of the P pairs it belongs to, 0-based; −1: none
+    members: tuple[Sample, ...] = ()  # the S samples, in this order
+    old: Tensor | None = None  # [M] the learner's own before the first update on these samples, if it was computed
+    reference: Tensor | None = None  # [M] the reference's, if there is one
 
 
 def pack(samples: Sequence[Sample], max_tokens: int) -> list[Pack]:
@@ -105,5 +108,16 @@ def _pack(groups: Sequence[tuple[tuple[int, ...], Sequence[Sample]]]) -> Pack:
                     chosen.append((sample.tokens[at], sample.weights[at], sample.logprobs[at], sample.advantages[at], count, pair))
             count += 1
     targets, weights, logprobs, advantages, which, pair_of = zip(*chosen, strict=True)
+    everyone = tuple(sample for _, members in groups for sample in members)
     return Pack(torch.tensor(tokens), torch.tensor(positions), RowAttention(rows), torch.tensor(source), torch.tensor(targets),
-                torch.tensor(weights), torch.tensor(logprobs), torch.tensor(advantages), torch.tensor(which), torch.tensor(pair_of))
+                torch.tensor(weights), torch.tensor(logprobs), torch.tensor(advantages), torch.tensor(which), torch.tensor(pair_of),
+                members=everyone, old=_beside(everyone, [sample.old for sample in everyone]),
+                reference=_beside(everyone, [sample.reference for sample in everyone]))
+
+
+def _beside(samples: Sequence[Sample], values: Sequence[Sequence[float]]) -> Tensor | None:
+    """Further log-probabilities of the trained tokens, [M], if every sample has them."""
+    if not all(values):
+        return None
+    return torch.tensor([value for sample, row in zip(samples, values, strict=True)
+                         for weight, value in zip(sample.weights, row, strict=True) if weight])

@@ -14,6 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ownship.model.blockwise import blockwise
+
+_LONG = 256  # queries: from there on, rows are trained on block by block
+
 
 @dataclass(frozen=True)
 class Row:
@@ -35,6 +39,7 @@ class RowAttention:
         def index(name: str) -> Tensor:
             return torch.tensor([getattr(row, name) for row in rows], device=device)
 
+        self._rows = [(row.start, row.stop, row.prefix_start, row.prefix_stop) for row in rows]
         start, stop, prefix_start, prefix_stop = map(index, ("start", "stop", "prefix_start", "prefix_stop"))
         queries, prefix = stop - start, prefix_stop - prefix_start  # [R]
         q_step = torch.arange(int(queries.max()), device=device)  # [Q]
@@ -55,6 +60,8 @@ class RowAttention:
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         rows, length = self.q_index.shape
         heads, size, groups = q.shape[1], q.shape[2], q.shape[1] // k.shape[1]
+        if torch.is_grad_enabled() and length > _LONG:
+            return blockwise(q, k, v.float(), self._rows).to(v.dtype)
         if self._bias is None:
             self._bias = torch.zeros(self.mask.shape, device=q.device).masked_fill_(~self.mask, -torch.inf)
         # Float32 here and in the cache: with bf16 weights between softmax and values, two kernels (decoding, training)
@@ -62,7 +69,7 @@ class RowAttention:
         queries = _gather(q, self.q_index).transpose(1, 2)  # [R, H, Q, E]
         keys = _gather(k, self.k_index).transpose(1, 2)  # [R, K, T, E]
         values = _gather(v, self.k_index).transpose(1, 2).float()  # [R, K, T, E]
-        if torch.is_grad_enabled() and length <= 512:
+        if torch.is_grad_enabled():
             # The fused kernel's backward is 2 to 6 times slower than three plain products on short rows (docs/log.md).
             folded = queries.reshape(rows, heads // groups, groups * length, size)
             scores = (folded @ (keys * size**-0.5).transpose(-1, -2)).view(rows, heads // groups, groups, length, -1)

@@ -19,7 +19,7 @@ from ownship.errors import UserError
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
            r"|\s*[\r\n]+|\s+(?!\S)|\s+")
-_WORDS = {
+WORDS = {
     "gpt-2": [_GPT2],
     "gpt2": [_GPT2],
     "default": [_GPT2],
@@ -149,8 +149,8 @@ def from_gguf(meta: dict[str, Any], where: Path) -> Tokenizer:
         raise UserError(f"{where}: tokenizer kind {reprlib.repr(kind)} is not supported in GGUF (byte-level BPE, 'gpt2', is);"
                         " use the model's Hugging Face folder with its tokenizer.json")
     words = meta.get("tokenizer.ggml.pre", "default")
-    if not isinstance(words, str) or words not in _WORDS:
-        known = ", ".join(sorted(_WORDS))
+    if not isinstance(words, str) or words not in WORDS:
+        known = ", ".join(sorted(WORDS))
         raise UserError(f"{where}: tokenizer.ggml.pre {reprlib.repr(words)} is not supported (known: {known})")
 
     def array(name: str, kind: type) -> list[Any]:
@@ -175,7 +175,7 @@ def from_gguf(meta: dict[str, Any], where: Path) -> Tokenizer:
             ignore_merges=words in ("llama-bpe", "llama3")))
     except Exception as error:  # the library raises plain Exception
         raise UserError(f"{where}: tokenizer.ggml.merges do not fit tokenizer.ggml.tokens ({error})") from None
-    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in _WORDS[words]]
+    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in WORDS[words]]
     backend.pre_tokenizer = pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     backend.decoder = decoders.ByteLevel()
     for token, type_ in zip(tokens, types, strict=True):

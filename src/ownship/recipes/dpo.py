@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ownship.errors import UserError
-from ownship.recipes.settings import OptimSettings
+from ownship.recipes.settings import LoraSettings, OptimSettings
 
 if TYPE_CHECKING:
     from ownship.learn.sample import Sample
@@ -44,7 +44,8 @@ class DPO:
     """How strongly the model is held to its reference."""
     label_smoothing: float = 0.0
     """Share of the pairs taken to be labelled the wrong way round (dpo)."""
-    optim: OptimSettings = field(default_factory=lambda: OptimSettings(lr=1e-6, warmup=5))
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    lora: LoraSettings = field(default_factory=LoraSettings)
     dtype: str = "bfloat16"
     """float32 or bfloat16 (with float32 masters)."""
     micro_tokens: int = 1024
@@ -65,7 +66,7 @@ def run(config: DPO) -> Path:
     from ownship.model import checkpoint, zoo
     from ownship.model.chat import Chat
     from ownship.recipes import data
-    from ownship.recipes.settings import optim, torch_dtype
+    from ownship.recipes.settings import lora, optim, save_adapter, torch_dtype
     from ownship.recipes.watch import Watch
 
     _check(config)
@@ -80,7 +81,8 @@ def run(config: DPO) -> Path:
     now = Run(config.out, {"recipe": "dpo", **asdict(config), "data": str(config.data), "out": str(config.out)},
               may_change=("steps", "out", "save_every", "strict", "measure_every"))
     data.same(now, digest, config.data)
-    learner = Learner(model, optim(config.optim), config.micro_tokens)
+    adapters = lora(config.lora, model, config.seed)  # which add nothing yet
+    learner = Learner(model, optim(config.optim, 1e-6, config.lora), config.micro_tokens, adapters)
     reference = pairs.Reference(config.out / "reference.safetensors", f"{digest} {learner.fingerprint}", found)
 
     def drawn(numbers: list[int]) -> list[Sample]:
@@ -114,6 +116,7 @@ def run(config: DPO) -> Path:
             now.save(learner)
             raise
     now.save(learner)
+    save_adapter(adapters, config.model, config.out / "adapter")
     checkpoint.save(model, tokenizer, config.out / "model")
     return config.out / "model"
 

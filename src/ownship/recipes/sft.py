@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ownship.errors import UserError
-from ownship.recipes.settings import OptimSettings
+from ownship.recipes.settings import LoraSettings, OptimSettings
 
 if TYPE_CHECKING:
     from ownship.learn.sample import Sample
@@ -22,7 +22,7 @@ class SFT:
     """Teach a model by example."""
 
     model: str = "smollm2-135m-instruct"
-    """A zoo name, a folder in Hugging Face layout, a .gguf file or a hub name."""
+    """A zoo name, a folder in Hugging Face layout, an adapter's folder, a .gguf file or a hub name."""
     env: str | None = None
     """Learn this environment's worked solutions (training split only)."""
     data: Path | None = None
@@ -39,7 +39,8 @@ class SFT:
     """Updates."""
     batch: int = 32
     """Examples per update."""
-    optim: OptimSettings = field(default_factory=lambda: OptimSettings(lr=1e-4, warmup=3))
+    optim: OptimSettings = field(default_factory=lambda: OptimSettings(warmup=3))
+    lora: LoraSettings = field(default_factory=LoraSettings)
     dtype: str = "bfloat16"
     """float32 or bfloat16 (with float32 masters)."""
     micro_tokens: int = 1024
@@ -60,7 +61,7 @@ def run(config: SFT) -> Path:
     from ownship.model import checkpoint, zoo
     from ownship.model.chat import Chat
     from ownship.recipes import data
-    from ownship.recipes.settings import optim, torch_dtype
+    from ownship.recipes.settings import lora, optim, save_adapter, torch_dtype
     from ownship.recipes.watch import Watch
 
     _check(config)
@@ -84,7 +85,8 @@ def run(config: SFT) -> Path:
     else:
         assert config.env is not None
         examples = _worked(config.env, config.seed, chat, now.step * config.batch)
-    learner = Learner(model, optim(config.optim), config.micro_tokens)
+    adapters = lora(config.lora, model, config.seed)
+    learner = Learner(model, optim(config.optim, 1e-4, config.lora), config.micro_tokens, adapters)
     now.restore(learner)
 
     with Interruptible() as stop, Watch("sft", config.steps, now.step) as watch:
@@ -107,6 +109,7 @@ def run(config: SFT) -> Path:
             now.save(learner)
             raise
     now.save(learner)
+    save_adapter(adapters, config.model, config.out / "adapter")
     checkpoint.save(model, tokenizer, config.out / "model")
     return config.out / "model"
 

@@ -68,9 +68,9 @@ class Watch:
 
     def step(self, done: int, metrics: Mapping[str, float], warnings: Sequence[str] = ()) -> None:
         """One finished step, its metrics and the doctor's warnings."""
-        shown = "  ".join(f"{name} {metrics[name]:.3g}" for name in
-                          ("loss", "held_out_loss", "margin", "accuracy", "reward", "solve_rate", "flat_groups", "entropy",
-                           "mismatch", "grad_norm") if name in metrics)
+        names = ("loss", "bits_per_byte", "held_out_loss", "margin", "accuracy", "reward", "solve_rate", "flat_groups", "entropy",
+                 "mismatch", "grad_norm")
+        shown = "  ".join(f"{name} {metrics[name]:.3g}" for name in names if name in metrics)
         self._progress.update(self._bar, completed=None if self._until is not None else done)
         self._console.print(f"[dim]{self._title}[/] {done:4}  {shown}", soft_wrap=True)
         for warning in warnings:
