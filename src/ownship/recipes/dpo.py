@@ -91,7 +91,7 @@ def run(config: DPO) -> Path:
 
     with Interruptible() as stop, Watch("dpo", config.steps, now.step) as watch:
         # The network is still the reference: what the run has learnt so far is put into it only afterwards.
-        planned = islice(lines.shuffled(training, config.seed), config.steps * config.batch)
+        planned = islice(lines.shuffled(training, config.seed), min(config.steps * config.batch, len(training)))
         reference.fill([*apart, *planned], model, watch.measured("reference", stop))
         now.restore(learner)
         order = islice(lines.shuffled(training, config.seed), now.step * config.batch, None)
