@@ -21,6 +21,7 @@ from ownship.learn.loss import reference_kl
 from ownship.learn.pack import Pack, pack
 from ownship.learn.sample import Sample
 from ownship.learn.score import score
+from ownship.model.head import logprobs as head_logprobs
 from ownship.model.llama import Llama, LlamaConfig
 
 LONGEST = 9  # max_completion_length
@@ -277,8 +278,35 @@ def test_an_update_does_not_depend_on_the_split(name: str, correction: str, kl: 
             assert (gradient - whole).abs().max() <= 1e-5 * whole.abs().max(), key
 
 
-def test_score_is_what_the_learner_sees() -> None:
+@pytest.mark.parametrize("name", ["grpo", "dapo", "dr_grpo"])
+def test_the_learner_divides_by_what_the_samples_add_up_to(name: str) -> None:
+    """Two groups of 18 and 14 tokens, seven sequences of at most 9: the divisor is 32, 7 or 7 · 9; a measurement is a mean."""
+    algorithm = ALGORITHMS[name]
+    samples = lessons(algorithm)
+    model = network()
+    (part,) = pack(samples, 1000)
+    new, entropy = head_logprobs(model, model(part.tokens, part.positions, part.attention)[part.source], part.targets)
+    losses = algorithm.surrogate(new, part)
+    lengths = torch.bincount(part.sample)[part.sample]
+    expected = {"grpo": (losses / lengths).sum() / 7, "dapo": losses.sum() / 32, "dr_grpo": losses.sum() / (7 * 9)}[name]
+    expected.backward()
+    gradients = {key: parameter.grad for key, parameter in model.named_parameters()}
+    model = network()
+    found = Learner(model, Optim(lr=0.0, max_grad_norm=1e9)).update(samples, Policy(algorithm.surrogate))
+    assert found["loss"] == pytest.approx(float(expected.detach()), rel=1e-5)
+    mean = (entropy / lengths).sum() / 7 if name == "grpo" else entropy.mean()
+    assert found["entropy"] == pytest.approx(float(mean), rel=1e-5)
+    for key, parameter in model.named_parameters():
+        whole = gradients[key]
+        assert parameter.grad is not None and whole is not None
+        assert (parameter.grad - whole).abs().max() <= 1e-5 * whole.abs().max(), key
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("micro_tokens", [10, 10_000])
+def test_score_is_what_the_learner_sees(micro_tokens: int, dtype: torch.dtype) -> None:
     samples = lessons(ALGORITHMS["dapo"])
-    for micro_tokens in (10, 10_000):
-        scored = [replace(s, logprobs=found) for s, found in zip(samples, score(network(), samples, micro_tokens), strict=True)]
-        assert Learner(network(), Optim(lr=0.0)).update(scored, Policy(ALGORITHMS["dapo"].surrogate))["mismatch"] < 1e-6
+    scores = score(network().to(dtype), samples, micro_tokens)
+    scored = [replace(sample, logprobs=found) for sample, found in zip(samples, scores, strict=True)]
+    learner = Learner(network().to(dtype), Optim(lr=0.0), micro_tokens)
+    assert learner.update(scored, Policy(ALGORITHMS["dapo"].surrogate))["mismatch"] == 0.0

@@ -5,8 +5,8 @@ learner now. π_old and μ have the same weights and differ by rounding (or by s
 differs from π_old only from the second epoch on.
 
 - A clip over single tokens takes π/μ: one ratio for both differences, and no forward pass for π_old.
-- A clip over whole sequences takes π/π_old (`recomputed`): GSPO's bounds of 0.0003 lie below the rounding between π_old and μ,
-  and would throw out half of all sequences at random.
+- A clip over whole sequences takes π/π_old (`recomputed`): GSPO's bounds of 0.0003 lie below the rounding between π_old and μ
+  (0.002 per sequence in bf16 on the default model: half of the sequences would be clipped before the first update).
 - A correction that weighs π_old/μ (TIS, IcePop, the geometric mask) leaves π/π_old to the clip of any algorithm: π/μ would
   count the same difference twice. DPPO-TV looks at π − μ and leaves the ratio as it is.
 

@@ -1,4 +1,4 @@
-"""What a network says of given samples: log-probabilities without gradients, for a reference or an earlier policy."""
+"""What a network says of given samples: the log-probabilities that a reference or an earlier policy gives their tokens."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from ownship.model.llama import Llama
 
 def score(model: Llama, samples: Sequence[Sample], micro_tokens: int, tick: Callable[[int], None] | None = None
           ) -> list[list[float]]:
-    """Each sample's log π per token, 0 where its weight is 0: computed as the learner computes it, one forward pass in all.
-
-    `micro_tokens` and `tick` as for the learner.
+    """Each sample's log π per token, 0 where its weight is 0: exactly what a learner with this network and these `micro_tokens`
+    would find. One forward pass in all; `tick` as for the learner.
     """
     results = {id(sample): [0.0] * len(sample.tokens) for sample in samples}
     for part, found in scored(model, samples, micro_tokens):

@@ -54,9 +54,10 @@ class RL:
     correction: str = "none"
     """For what the learner's probabilities differ from the sampler's: none, tis, icepop, geometric, dppo_tv."""
     epochs: int = 1
-    """Updates on the same completions."""
+    """Updates on the same completions: more learnt from each, by a policy that is no longer the one that drew them."""
     kl: float = 0.0
-    """Weight of the KL divergence from the model at the start, which a frozen copy of it measures."""
+    """Weight of the KL divergence from the model at the start. A frozen copy of it (0.4 GB for the default model) reads every batch
+    once."""
     overlong: str = "mask"
     """Replies that hit max_tokens: mask (not trained on), penalty (DAPO's, from 80 % of max_tokens on) or none."""
     refill: float = 1.0
