@@ -1,11 +1,12 @@
 """How fast does it train? Beside what people use, in one process and one run, alternating; ratios are of medians.
 
-    make bench-train            or: python bench/train.py [--workload pretrain] [--depth 8 …] [--rounds 3]
+    make bench-train            or: python bench/train.py [--workloads pretrain sft rl] [--depth 8 …] [--rounds 3]
 
 pretrain: tokens per second and model FLOPs (as a share of the matrix-product rate that this machine reaches in the same run)
 of one update of a fresh network, against a plain loop around `transformers`' network of the same sizes: equal documents, equal
 update sizes, AdamW on float32 weights. Theirs runs the products in bf16 (`torch.autocast`) on rows of `context` tokens cut from
-the documents laid end to end, which is what such loops do: no borders in attention, nothing padded. Writes runs/bench/train.json.
+the documents laid end to end, which is what such loops do: no borders in attention, nothing padded.
+sft, rl: finetune.py. Writes runs/bench/train.json.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ def measure_pretrain(depth: int, rounds: int, tokens: int, micro_tokens: int, pe
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--workload", choices=["pretrain"], default="pretrain")
+    parser.add_argument("--workloads", nargs="+", choices=["pretrain", "sft", "rl"], default=["pretrain", "sft", "rl"])
     parser.add_argument("--depth", type=int, nargs="+", default=[4, 8])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=8192)
@@ -129,12 +130,18 @@ def main() -> None:
     options = parser.parse_args()
     rates = roofline.measure()
     print(json.dumps(rates), flush=True)
-    found = []
-    for depth in options.depth:
-        found.append(measure_pretrain(depth, options.rounds, options.tokens, options.micro_tokens, rates["bfloat16_gflops"]))
-        print(json.dumps(found[-1], indent=2), flush=True)
+    found: dict[str, Any] = {"roofline": rates, "threads": torch.get_num_threads()}
+    for name in options.workloads:
+        if name == "pretrain":
+            found[name] = [measure_pretrain(depth, options.rounds, options.tokens, options.micro_tokens, rates["bfloat16_gflops"])
+                           for depth in options.depth]
+        else:
+            import finetune  # takes seconds
+
+            found[name] = {"sft": finetune.measure_sft, "rl": finetune.measure_rl}[name](options.rounds)
+        print(json.dumps({name: found[name]}, indent=2), flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps({"roofline": rates, "threads": torch.get_num_threads(), "pretrain": found}, indent=2) + "\n")
+    options.out.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

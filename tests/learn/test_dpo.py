@@ -21,7 +21,7 @@ from ownship.learn.preference import Preference
 from ownship.model import checkpoint, zoo
 from ownship.model.chat import Chat
 from ownship.recipes import dpo
-from ownship.recipes.settings import OptimSettings
+from ownship.recipes.settings import LoraSettings, OptimSettings
 
 ASKED = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
 GOOD, BAD = {"role": "assistant", "content": "Hello!"}, {"role": "assistant", "content": "Go."}
@@ -219,6 +219,17 @@ def test_dpo_tells_pairs_apart(kind: Any, school: Path, capsys: pytest.CaptureFi
     dpo.run(config)  # from the start again
     again = [json.loads(line) for line in (school / "run" / "metrics.jsonl").read_text().splitlines()]
     assert again == metrics
+
+
+def test_adapters_learn_preferences_too(school: Path) -> None:
+    """With LoRA the reference is the network under the adapters, which add nothing at first."""
+    config = dpo.DPO(data=school / "pairs.jsonl", model=str(school / "raw"), out=school / "run", steps=12, batch=8,
+                     optim=OptimSettings(lr=3e-2, warmup=3), lora=LoraSettings(rank=4), dtype="float32")
+    dpo.run(config)
+    metrics = [json.loads(line) for line in (school / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert metrics[0]["margin"] == pytest.approx(0, abs=1e-4)
+    assert metrics[-1]["accuracy"] == pytest.approx(1.0) and metrics[-1]["margin"] > 0.5
+    assert (school / "run" / "adapter" / "adapter_model.safetensors").is_file()
 
 
 def test_mistakes_are_one_line(school: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,9 +86,12 @@ def test_sigkill_then_resume_gives_the_same_metrics(verb: str, flags: list[str],
         assert (tmp_path / "calm" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(pupil: Path, tmp_path: Path, one_thread: dict[str, str]) -> None:
-    flags = [*RL, "--steps", "100000"]
-    process = start("rl", pupil, tmp_path / "run", flags, one_thread)
+@pytest.mark.parametrize(("verb", "chosen"), [("rl", RL), ("dpo", DPO)], ids=["rl", "dpo"])
+def test_ctrl_c_saves_and_says_how_to_go_on(verb: str, chosen: list[str], pupil: Path, data: Path, tmp_path: Path,
+                                            one_thread: dict[str, str]) -> None:
+    chosen = [str(data / flag) if flag.endswith(".jsonl") else flag for flag in chosen]
+    flags = [*chosen, "--steps", "100000"]
+    process = start(verb, pupil, tmp_path / "run", flags, one_thread)
     while len(lines(tmp_path / "run")) < 3:
         assert process.poll() is None
         time.sleep(0.01)
@@ -98,7 +101,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(pupil: Path, tmp_path: Path, one_thr
     assert "Traceback" not in error
     assert "the same command goes on" in error
     done = len(lines(tmp_path / "run"))
-    again = start("rl", pupil, tmp_path / "run", [*RL, "--steps", str(done + 1)], one_thread)
+    again = start(verb, pupil, tmp_path / "run", [*chosen, "--steps", str(done + 1)], one_thread)
     finish(again)
     assert len(lines(tmp_path / "run")) == done + 1  # nothing was made twice
 

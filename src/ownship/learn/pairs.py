@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from array import array
 from collections.abc import Callable, Iterable, Sequence
@@ -180,6 +181,7 @@ class Reference:
         return len(missing)
 
     def _save(self) -> None:
-        part = self.path.with_name(f".{self.path.name}.part-{os.getpid()}")
-        save_file({"logprobs": self.logprobs}, part, metadata={"key": self.key})
-        os.replace(part, self.path)
+        with contextlib.suppress(OSError, SafetensorError):  # a full disk: the run's own checkpoint will say so
+            part = self.path.with_name(f".{self.path.name}.part-{os.getpid()}")
+            save_file({"logprobs": self.logprobs}, part, metadata={"key": self.key})
+            os.replace(part, self.path)

@@ -23,8 +23,7 @@ class DPO:
     """Teach a model which of two replies is better."""
 
     data: Path
-    """A file of preference pairs, or a folder of *.jsonl files: JSON lines, each {"prompt", "chosen", "rejected"} with messages or
-    plain text. Bad lines are named and left out."""
+    """Preference pairs: JSON lines of {"prompt", "chosen", "rejected"}, or a folder of such *.jsonl files. Bad lines are named."""
     model: str = "smollm2-135m-instruct"
     """A zoo name, a folder in Hugging Face layout, a .gguf file or a hub name."""
     out: Path = Path("runs/dpo")
@@ -40,11 +39,11 @@ class DPO:
     batch: int = 16
     """Pairs per update."""
     loss: Literal["dpo", "ipo"] = "dpo"
-    """dpo: logistic in the margin of the two replies. ipo: squared distance of the margin per token to 1/(2 beta)."""
+    """dpo: logistic in the margin. ipo: squared distance of the margin per token to 1/(2 beta)."""
     beta: float = 0.1
     """How strongly the model is held to its reference."""
     label_smoothing: float = 0.0
-    """Share of the pairs that is taken to be labelled the wrong way round (dpo)."""
+    """Share of the pairs taken to be labelled the wrong way round (dpo)."""
     optim: OptimSettings = field(default_factory=OptimSettings)
     lora: LoraSettings = field(default_factory=LoraSettings)
     dtype: str = "bfloat16"
@@ -92,7 +91,7 @@ def run(config: DPO) -> Path:
 
     with Interruptible() as stop, Watch("dpo", config.steps, now.step) as watch:
         # The network is still the reference: what the run has learnt so far is put into it only afterwards.
-        planned = islice(lines.shuffled(training, config.seed), config.steps * config.batch)
+        planned = islice(lines.shuffled(training, config.seed), min(config.steps * config.batch, len(training)))
         reference.fill([*apart, *planned], model, watch.measured("reference", stop))
         now.restore(learner)
         order = islice(lines.shuffled(training, config.seed), now.step * config.batch, None)

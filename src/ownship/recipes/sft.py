@@ -26,8 +26,7 @@ class SFT:
     env: str | None = None
     """Learn this environment's worked solutions (training split only)."""
     data: Path | None = None
-    """Or learn this chat file, or the *.jsonl files of this folder: JSON lines in OpenAI's shape, {"messages": [{"role",
-    "content"}, …]}, or ShareGPT's, {"conversations": [{"from", "value"}, …]}. Bad lines are named and left out."""
+    """Or learn chats: JSON lines in OpenAI's or ShareGPT's shape, or a folder of such *.jsonl files. Bad lines are named."""
     strict: bool = False
     """Stop at the first bad line instead."""
     held_out: float = 0.0
