@@ -23,6 +23,16 @@ def test_reserved_memory_is_there() -> None:
     assert resident() - before > 250 << 20
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux takes memory back")
+def test_memory_that_is_given_back() -> None:
+    tensors = torch.ones(128 << 20, dtype=torch.uint8), torch.ones(100, dtype=torch.uint8)
+    before = resident()
+    machine.give_back(tensors)
+    assert before - resident() > 120 << 20
+    tensors[0].fill_(3)  # it is still there to be written
+    assert int(tensors[0].min()) == 3 and tensors[1].all()  # what shares its pages with others is left alone
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives memory in advance")
 def test_memory_that_is_not_there_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "available_memory", lambda: 500 << 20)

@@ -47,8 +47,7 @@ def reserve(tensors: Sequence[Tensor]) -> threading.Thread:
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # this thread only
             madvise, populate_write, piece = ctypes.CDLL(None).madvise, 23, 16 << 20  # since Linux 5.14
             for tensor in tensors:
-                begin = -(-tensor.data_ptr() // 4096) * 4096
-                end = (tensor.data_ptr() + tensor.nbytes) // 4096 * 4096
+                begin, end = _pages(tensor)
                 for at in range(begin, end, piece):
                     if madvise(ctypes.c_void_p(at), ctypes.c_size_t(min(piece, end - at)), populate_write):
                         return
@@ -56,6 +55,22 @@ def reserve(tensors: Sequence[Tensor]) -> threading.Thread:
     thread = threading.Thread(target=populate, name="reserve", daemon=True)
     thread.start()
     return thread
+
+
+def give_back(tensors: Sequence[Tensor]) -> None:
+    """Gives the memory of these large tensors to the system until they are written again. What they held is lost."""
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        madvise, dont_need = ctypes.CDLL(None).madvise, 4
+        for tensor in tensors:
+            begin, end = _pages(tensor)
+            madvise(ctypes.c_void_p(begin), ctypes.c_size_t(max(end - begin, 0)), dont_need)
+
+
+def _pages(tensor: Tensor) -> tuple[int, int]:
+    """Addresses of the first whole page in a tensor's memory and of the end of the last."""
+    return -(-tensor.data_ptr() // 4096) * 4096, (tensor.data_ptr() + tensor.nbytes) // 4096 * 4096
 
 
 def available_memory() -> int:

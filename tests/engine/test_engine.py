@@ -571,6 +571,17 @@ def test_new_weights_are_used(small: Llama, pieces: Tokenizer) -> None:
     check(engine, request, after)
 
 
+def test_a_rested_engine_goes_on(small: Llama, pieces: Tokenizer) -> None:
+    engine = Engine(small, pieces)
+    requests = [Request(prompt(40 + seed), Sampling(max_tokens=20, seed=seed)) for seed in range(4)]
+    before = engine.generate(requests)
+    engine.rest()
+    assert engine.generate(requests) == before
+    engine.submit(requests[0])
+    with pytest.raises(RuntimeError, match="in use"):
+        engine.rest()
+
+
 def test_weights_must_not_change_under_requests(small: Llama, pieces: Tokenizer) -> None:
     engine = Engine(small, pieces, max_rows=1)
     ids = [engine.submit(Request(prompt(5), Sampling(max_tokens=5))) for _ in range(2)]

@@ -81,6 +81,13 @@ class Engine:
         """Takes all of the cache's memory now, in the background, instead of as it is first used: for a server."""
         return machine.reserve((self._forward.pool.keys, self._forward.pool.values))
 
+    def rest(self) -> None:
+        """Gives the cache's memory back until requests come again; it knows no prompt then. Not while requests are running."""
+        if self.busy:
+            raise RuntimeError("the cache is in use by running requests")
+        self._scheduler.blocks.forget()
+        machine.give_back((self._forward.pool.keys, self._forward.pool.values))
+
     def submit(self, request: Request) -> int:
         """Queues a request and returns its id. Raises UserError if it can never run."""
         vocabulary, limit = self.model.config.vocab_size, self.model.config.max_position_embeddings

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from ownship.model.blockwise import blockwise
 
@@ -58,6 +59,13 @@ class RowAttention:
         self._bias: Tensor | None = None
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            # Computed again in the backward pass: what lies between q, k, v and the result is half of all that a micro-batch would
+            # keep, and computing it twice takes no time that can be measured (docs/log.md).
+            return checkpoint(self._mix, q, k, v, use_reentrant=False, preserve_rng_state=False)
+        return self._mix(q, k, v)
+
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         rows, length = self.q_index.shape
         heads, size, groups = q.shape[1], q.shape[2], q.shape[1] // k.shape[1]
         if torch.is_grad_enabled() and length > _LONG:

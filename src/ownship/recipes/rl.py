@@ -131,6 +131,7 @@ def run(config: RL) -> Path:
                 # speak for is a short one: at full length, steps by two groups of sixteen undid what had been learnt.
                 before = engine.fingerprint
                 share = min(1.0, useful / config.tasks)
+                engine.rest()  # sampling and learning need much memory, but not at once
                 learned = _learn(learner, reference, samples, loss, config, watch.learned(stop), share)
                 after = engine.weights_changed()
 

@@ -100,18 +100,16 @@ class NativeForward:
             raise RuntimeError("this engine has given up the network that it would reload")
         model, config = self.model, self.model.config
         layers: list[Any] = list(model.layers)
-        matrices: list[Tensor] = []
-        for block in layers:
+        for index, block in enumerate(layers):  # packed one by one: all side by side would be one more copy of the network
             attention, mlp = block.self_attn, block.mlp
             pad = (0, 0, 0, self.wide - config.intermediate_size)
             gate, up = (torch.nn.functional.pad(part.weight, pad).view(-1, 16, config.hidden_size)
                         for part in (mlp.gate_proj, mlp.up_proj))
-            matrices += (torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]),
-                         attention.o_proj.weight, torch.stack((gate, up), 1).view(-1, config.hidden_size),
-                         torch.nn.functional.pad(mlp.down_proj.weight, (0, self.wide - config.intermediate_size)))
-        matrices.append(model.lm_head.weight)
-        for index, weight in enumerate(matrices):
-            self._pack(index, weight)
+            self._pack(4 * index, torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]))
+            self._pack(4 * index + 1, attention.o_proj.weight)
+            self._pack(4 * index + 2, torch.stack((gate, up), 1).view(-1, config.hidden_size))
+            self._pack(4 * index + 3, torch.nn.functional.pad(mlp.down_proj.weight, (0, self.wide - config.intermediate_size)))
+        self._pack(4 * len(layers), model.lm_head.weight)
         self._embeddings = model.embed_tokens.weight.detach()  # the very tensor
         norms = [norm.weight for block in layers for norm in (block.input_layernorm, block.post_attention_layernorm)]
         wide = -(-max(config.hidden_size, config.num_attention_heads * config.head_dim) // _GROUP) * _GROUP
