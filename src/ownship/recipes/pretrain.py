@@ -158,7 +158,7 @@ def run(config: Pretrain) -> Path:
     model = network(config, dial, tokenizer).to(dtype)
     optim = Optim(dial.lr, weight_decay=config.weight_decay, warmup=dial.warmup, max_grad_norm=config.max_grad_norm,
                   kind=config.optimizer, end=now.state.get("end", dial.steps), decay=config.decay)
-    learner = Learner(model, optim, config.micro_tokens)
+    learner = Learner(model, optim, config.micro_tokens, exact=False)
     now.restore(learner)
     separator = _separator(tokenizer)
 
