@@ -150,6 +150,19 @@ def test_an_update_does_not_depend_on_micro_tokens(kind: str, micro_tokens: int)
         assert (few[name] - many[name]).abs().max() <= 0.02 * 1e-2  # Muon's iteration runs in bf16
 
 
+def test_rounding_changes_little() -> None:
+    """What pretraining does in bf16 beside what RL does and beside float32, on rows long enough to be cut into blocks."""
+    samples = pieces(encode(TEXT * 3), 400)
+    found = {}
+    for name, dtype in (("float32", torch.float32), ("exact", torch.bfloat16), ("rounded", torch.bfloat16)):
+        learner = Learner(Llama(SIZES).init_weights(0, std=0.2).to(dtype), Optim(lr=1e-3), exact=name != "rounded")
+        found[name] = learner.update(samples, imitation)
+    assert found["rounded"] != found["exact"]
+    for name in ("exact", "rounded"):
+        assert found[name]["loss"] == pytest.approx(found["float32"]["loss"], rel=0.01)
+        assert found[name]["grad_norm"] == pytest.approx(found["float32"]["grad_norm"], rel=0.03)
+
+
 def test_pieces_predict_every_token_but_the_first_once() -> None:
     tokens = encode(TEXT)
     for context in (2, 7, 30, 1000):
