@@ -46,6 +46,7 @@ from ownship.model.tokenizer import Tokenizer, from_gguf  # noqa: E402
 
 START = "start"
 _IDLE = 0.02  # share of a core that a sleeping engine may burn
+_SETTLE = 5.0  # seconds after loading, for what an engine still does in the background
 # workload, whom we are compared with (how its engines' names begin; of several the fastest), ours / theirs
 GOALS = [("1 stream", "llamacpp", 1.25), ("1 stream", "transformers", 5.0), ("8 streams", "vllm", 3.0),
          ("64 streams", "vllm", 2.0), ("64 streams", "llamacpp", 8.0), ("groups", "vllm", 4.0)]
@@ -115,6 +116,7 @@ class Bench:
         try:
             self.result["versions"][spec.name] = child.answer()["version"]
             children[spec.name] = child
+            time.sleep(_SETTLE)
         except Broken as error:
             self._fail("load", spec.name, error)
             child.close()

@@ -19,7 +19,7 @@ from ownship.model import checkpoint, gguf, zoo
 from ownship.model.llama import Llama, LlamaConfig
 from ownship.model.tokenizer import from_gguf
 
-VERBS = ("demo", "tokenizer", "pretrain", "sft", "rl", "eval", "chat", "serve", "models", "envs")
+VERBS = ("demo", "tokenizer", "pretrain", "sft", "dpo", "rl", "eval", "chat", "serve", "merge", "models", "envs", "report", "plan")
 
 
 class Ran(NamedTuple):

@@ -25,7 +25,7 @@ def test_reserved_memory_is_there() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives memory in advance")
 def test_memory_that_is_not_there_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_available", lambda: 500 << 20)
+    monkeypatch.setattr(machine, "available_memory", lambda: 500 << 20)
     tensor = torch.empty(256 << 20, dtype=torch.uint8)
     before = resident()
     machine.reserve([tensor]).join()

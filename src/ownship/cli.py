@@ -13,7 +13,10 @@ import tyro
 
 from ownship.errors import UserError
 from ownship.recipes.demo import Demo
+from ownship.recipes.dpo import DPO
+from ownship.recipes.plan import Plan
 from ownship.recipes.pretrain import Pretrain
+from ownship.recipes.report import Report
 from ownship.recipes.rl import RL
 from ownship.recipes.sft import SFT
 from ownship.recipes.tokenizer import TrainTokenizer
@@ -27,7 +30,7 @@ class Eval:
     """Measure a model on held-out tasks of an environment."""
 
     model: Model
-    """A zoo name, a folder in Hugging Face layout, a .gguf file or a hub name."""
+    """A zoo name, a folder in Hugging Face layout, an adapter's folder, a .gguf file or a hub name."""
     env: str = "sort"
     """The environment: name or name:option=value,…"""
     n: int = 200
@@ -45,7 +48,7 @@ class Chat:
     """Talk to a model in the terminal."""
 
     model: Model = "smollm2-135m-instruct"
-    """A zoo name, a folder in Hugging Face layout, a .gguf file or a hub name."""
+    """A zoo name, a folder in Hugging Face layout, an adapter's folder, a .gguf file or a hub name."""
     system: str | None = None
     """System message."""
     temperature: float = 0.7
@@ -61,7 +64,7 @@ class Serve:
     """Serve a model over HTTP (OpenAI chat completions), on this machine only."""
 
     model: Model = "smollm2-135m-instruct"
-    """A zoo name, a folder in Hugging Face layout, a .gguf file or a hub name."""
+    """A zoo name, a folder in Hugging Face layout, an adapter's folder, a .gguf file or a hub name."""
     port: int = 8000
     """0 takes a free one."""
     name: str | None = None
@@ -72,6 +75,20 @@ class Serve:
     """Of the weights: int8 answers a single client twice as fast, a little less exactly."""
     cache_mb: int = 2048
     """Bound of the key/value cache."""
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Merge an adapter (LoRA, in PEFT's format) into its base model."""
+
+    adapter: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ADAPTER")]
+    """The adapter's folder, or a hub name."""
+    out: Path
+    """Where the merged model is written, in Hugging Face layout."""
+    base: str | None = None
+    """The model it was trained on, if that is not where the adapter says."""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the merged weights."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +112,9 @@ class Envs:
 def main(arguments: list[str] | None = None) -> int:
     """Runs one verb; returns the exit code: 0 done, 2 the user can mend it, 130 interrupted."""
     verbs: dict[str, Callable[..., Any]] = {
-        "demo": Demo, "tokenizer": TrainTokenizer, "pretrain": Pretrain, "sft": SFT, "rl": RL, "eval": Eval, "chat": Chat,
-        "serve": Serve, "models": Models, "envs": Envs, "bench": Bench}
+        "demo": Demo, "tokenizer": TrainTokenizer, "pretrain": Pretrain, "sft": SFT, "dpo": DPO, "rl": RL, "eval": Eval,
+        "chat": Chat, "serve": Serve, "merge": Merge, "models": Models, "envs": Envs, "report": Report, "plan": Plan,
+        "bench": Bench}
     config = tyro.extras.subcommand_cli_from_dict(
         verbs, prog="ownship", description="Build, teach, rank and ship your own flagship language model.", args=arguments)
     try:
@@ -123,6 +141,16 @@ def _run(config: object) -> int:
             return _models()
         case Envs():
             return _envs()
+        case Plan():
+            from ownship.recipes import plan
+
+            plan.run(config)
+            return 0
+        case Report():
+            from ownship.recipes import report
+
+            print(f"the report is in {report.run(config)}")
+            return 0
     from ownship import machine
     from ownship.learn.interrupt import Interrupted
 
@@ -151,6 +179,10 @@ def _run(config: object) -> int:
                 from ownship.recipes import sft
 
                 print(f"the model is in {sft.run(config)}")
+            case DPO():
+                from ownship.recipes import dpo
+
+                print(f"the model is in {dpo.run(config)}")
             case RL():
                 from ownship.recipes import rl
 
@@ -165,11 +197,23 @@ def _run(config: object) -> int:
                 from ownship.serve import app
 
                 app.serve(config.model, config.port, config.name, config.max_waiting, config.precision, config.cache_mb)
+            case Merge():
+                _merge(config)
     except Interrupted:
         if "OWNSHIP_PHASE" in os.environ:  # of the demo, which says so itself
             return 130
         return _say("interrupted; nothing is lost: the same command goes on from here", 130)
     return 0
+
+
+def _merge(config: Merge) -> None:
+    from ownship.model import checkpoint, peft, zoo
+    from ownship.recipes.settings import torch_dtype
+
+    if config.out.exists():
+        raise UserError(f"{config.out} exists already; choose another --out, or remove it")
+    checkpoint.save(*peft.load(zoo.resolve(config.adapter), torch_dtype(config.precision), config.base), config.out)
+    print(f"the model is in {config.out}")
 
 
 def _models() -> int:
@@ -178,7 +222,7 @@ def _models() -> int:
     for name, entry in zoo.ZOO.items():
         where = zoo.local(name)
         print(f"{name}  {entry.about}, {entry.license}\n    {where or 'not fetched yet: it will be on first use'}")
-    print("\nAlso: a folder in Hugging Face layout, a .gguf file, or a hub name (org/model).")
+    print("\nAlso: a folder in Hugging Face layout, an adapter's folder, a .gguf file, or a hub name (org/model).")
     return 0
 
 

@@ -30,12 +30,18 @@ def prepare() -> None:
     mallopt(top_pad, 64 << 20)
 
 
+def trim() -> None:
+    """Gives memory that nobody uses any more back to the system, where the C library can."""
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def reserve(tensors: Sequence[Tensor]) -> threading.Thread:
     """Has the system give these tensors' memory now, in the background while it is idle; else it does when a page is first
     written, which costs whoever writes first (an eighth of the time of 64 streams, docs/log.md)."""
 
     def populate() -> None:
-        if sys.platform != "linux" or sum(tensor.nbytes for tensor in tensors) > _available() // 2:
+        if sys.platform != "linux" or sum(tensor.nbytes for tensor in tensors) > available_memory() // 2:
             return
         with contextlib.suppress(OSError, AttributeError):  # an old kernel, or a system without the call
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # this thread only
@@ -52,8 +58,10 @@ def reserve(tensors: Sequence[Tensor]) -> threading.Thread:
     return thread
 
 
-def _available() -> int:
-    """Bytes that programs can still have."""
+def available_memory() -> int:
+    """Bytes that programs can still have; 0 if the system does not say."""
+    if sys.platform != "linux":
+        return 0
     with open("/proc/meminfo") as file:
         return next((int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable")), 0)
 
@@ -77,8 +85,7 @@ class Heap:
             self._limit = 1.15 * resident
         self._again = resident > self._limit
         if self._again:
-            with contextlib.suppress(AttributeError):
-                ctypes.CDLL(None).malloc_trim(0)
+            trim()
 
 
 def peak_memory_mb() -> int:

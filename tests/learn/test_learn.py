@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from ownship.envs.rubric import Score
 from ownship.envs.sums import Sums
 from ownship.errors import UserError
 from ownship.learn import rollout
-from ownship.learn.advantage import centered, leave_one_out, max_rl, normalized
+from ownship.learn.advantage import centered, leave_one_out, max_rl, normalized, overlong_penalty, token_weight
 from ownship.learn.curriculum import Curriculum
 from ownship.learn.doctor import diagnose
 from ownship.learn.learner import Learner, Optim
@@ -25,7 +26,6 @@ from ownship.learn.sample import Sample, supervised
 from ownship.model import checkpoint, zoo
 from ownship.model.chat import Chat, Message
 from ownship.model.head import logprobs
-from ownship.recipes.sft import read_chats
 
 
 def test_advantages_by_hand() -> None:
@@ -35,6 +35,18 @@ def test_advantages_by_hand() -> None:
     assert max_rl(rewards_G).tolist() == [3.0, -1.0, -1.0, -1.0]
     assert normalized(rewards_G) == pytest.approx(np.array([0.75, -0.25, -0.25, -0.25]) / (0.5 + 1e-4))
     assert max_rl(np.zeros(3)).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_what_a_token_weighs_by_hand() -> None:
+    """Replies of 4 and 1 tokens, at most 8 long; a loss of 1 on each token of the first."""
+    for weighting, expected in (("token", 4 / 5), ("sequence", 1 / 2), ("constant", 4 / 16)):
+        (weight, first), (_, second) = (token_weight(weighting, drawn, 8) for drawn in (4, 1))  # type: ignore[arg-type]
+        assert 4 * weight / (first + second) == expected
+        assert token_weight(weighting, 0, 8) == (0.0, 0.0)  # type: ignore[arg-type]
+
+
+def test_overlong_penalty_by_hand() -> None:
+    assert [overlong_penalty(length, 10) for length in (1, 8, 9, 10, 11)] == [0, 0, -0.5, -1, -1]
 
 
 def one_token(logprob: float, sampled: float, advantage: float) -> float:
@@ -128,6 +140,8 @@ def test_the_learner_refuses_what_other_weights_drew() -> None:
     with pytest.raises(ValueError, match=drawn.fingerprint):
         learner.update([sample], PolicyGradient())
     assert torch.equal(learner.tensors()["weight.norm.weight"], before) and learner.updates == 1
+    learner.update([sample], PolicyGradient(), drawn_from=drawn.fingerprint)  # unless told that these are earlier ones
+    assert learner.updates == 2
 
 
 def test_learner_fits_and_the_engine_sees_it() -> None:
@@ -194,6 +208,17 @@ def test_flat_groups_and_truncated_replies_give_no_samples() -> None:
     assert {sample.policy for sample in made} == {"weights"}
 
 
+def test_overlong_replies() -> None:
+    long, short = (replace(graded(1.0, finish), last=last) for finish, last in (("length", 10), ("stop", 9)))
+    group = [long, short, graded(0.0)]
+    kept = rollout.samples(group, centered, overlong="none")
+    assert [sample.advantages[-1] for sample in kept] == pytest.approx([1 / 3, 1 / 3, -2 / 3])
+    penalized = rollout.samples(group, centered, overlong="penalty", max_tokens=10)  # rewards 0, ½ and 0
+    assert [sample.advantages[-1] for sample in penalized] == pytest.approx([-1 / 6, 1 / 3, -1 / 6])
+    assert [sample.divisor for sample in rollout.samples(group, centered, "constant", "none", 10)] == [1.0, 1.0, 1.0]
+    assert rollout.samples(group, centered, "constant", "none", 10)[0].weights == [0.0, 0.0, 0.1]
+
+
 def test_curriculum_prefers_what_is_sometimes_solved() -> None:
     env = Sums(4, 7)
     curriculum = Curriculum({"4": 1.0, "5": 0.5, "6": 0.0})
@@ -207,13 +232,16 @@ def test_curriculum_prefers_what_is_sometimes_solved() -> None:
 
 
 HEALTHY = {"flat_groups": 0.2, "solve_rate": 0.5, "truncated": 0.0, "stopped": 1.0, "mismatch": 0.01, "entropy": 0.5,
-           "weights_changed": 1.0, "trained_tokens": 9.0}
+           "weights_changed": 1.0, "trained_tokens": 9.0, "same_weights": 1.0, "effective_samples": 0.99, "clipped": 0.01,
+           "left_out": 0.0}
 
 
 @pytest.mark.parametrize(("ill", "word"), [
     ({"flat_groups": 1.0}, "flat"), ({"flat_groups": 0.9}, "flat"),
     ({"truncated": 0.9}, "max_tokens"), ({"stopped": 0.0}, "stop token"),
-    ({"mismatch": 0.5}, "disagree"), ({"entropy": 0.01}, "entropy"), ({"weights_changed": 0.0}, "did not change")])
+    ({"mismatch": 0.5}, "disagree"), ({"mismatch": 0.06}, "grows"), ({"same_weights": 0.0}, "fingerprints"),
+    ({"effective_samples": 0.3}, "worth 30%"), ({"clipped": 0.4}, "40% of the tokens are clipped"),
+    ({"left_out": 0.4}, "leaves out 40%"), ({"entropy": 0.01}, "entropy"), ({"weights_changed": 0.0}, "did not change")])
 def test_doctor(ill: dict[str, float], word: str) -> None:
     assert diagnose(HEALTHY, [HEALTHY] * 3) == []
     (warning,) = diagnose({**HEALTHY, **ill}, [HEALTHY] * 3)
@@ -246,13 +274,3 @@ def test_run_refuses_a_folder_that_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_text("x")
     with pytest.raises(UserError, match="not empty and not a run"):
         Run(tmp_path, {})
-
-
-@pytest.mark.parametrize(("line", "word"), [
-    ("{", "line 2"), ('{"messages": [{"role": "user", "content": "x"}]}', "no assistant turn"), ('{"text": "x"}', "messages"),
-    ('{"messages": [{"role": "assistant", "content": 3}]}', "not text"), ("[]", "line 2")])
-def test_bad_chat_lines_are_named(line: str, word: str, tmp_path: Path) -> None:
-    path = tmp_path / "chats.jsonl"
-    path.write_text('{"messages": [{"role": "assistant", "content": "x"}]}\n' + line + "\n")
-    with pytest.raises(UserError, match=word):
-        read_chats(path)

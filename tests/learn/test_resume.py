@@ -14,6 +14,23 @@ RL = ["--env", "sums:low=2,high=2,largest=3", "--steps", "8", "--tasks", "4", "-
       "--dtype", "float32", "--optim.lr", "1e-3", "--save-every", "2"]
 SFT = ["--env", "sums:low=2,high=2,largest=3", "--steps", "12", "--batch", "8", "--dtype", "float32", "--save-every", "3"]
 
+CHATS = ["--data", "chats.jsonl", "--held-out", "0.2", "--measure-every", "4", "--steps", "12", "--batch", "8",
+         "--dtype", "float32", "--save-every", "3"]
+DPO = ["--data", "pairs.jsonl", "--held-out", "0.2", "--measure-every", "4", "--steps", "12", "--batch", "8",
+       "--dtype", "float32", "--optim.lr", "1e-3", "--save-every", "3"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """The files that CHATS and DPO read."""
+    with open(tmp_path / "chats.jsonl", "w") as chats, open(tmp_path / "pairs.jsonl", "w") as pairs:
+        for number in range(30):
+            asked = [{"role": "user", "content": f"{number}+1="}]
+            right, wrong = ({"role": "assistant", "content": str(number + more)} for more in (1, 2))
+            chats.write(json.dumps({"messages": [*asked, right]}) + "\n")
+            pairs.write(json.dumps({"prompt": asked, "chosen": [right], "rejected": [wrong]}) + "\n")
+    return tmp_path
+
 PRETRAIN = ["--depth", "1", "--width", "32", "--heads", "2", "--vocab", "300", "--context", "32", "--batch", "300", "--steps", "12",
             "--dtype", "float32", "--save-every", "3", "--eval-every", "4"]
 
@@ -34,10 +51,17 @@ def lines(folder: Path, name: str = "metrics.jsonl") -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
+LORA = ["--lora-rank", "4", "--lora-alpha", "8"]
+
+
 @pytest.mark.parametrize(("verb", "flags"), [
-    ("rl", RL), ("sft", SFT), ("pretrain", PRETRAIN), ("pretrain", [*PRETRAIN, "--optimizer", "adamw", "--dtype", "bfloat16"])])
-def test_sigkill_then_resume_gives_the_same_metrics(verb: str, flags: list[str], pupil: Path, library: Path, tmp_path: Path,
-                                                    one_thread: dict[str, str]) -> None:
+    ("rl", RL), ("sft", SFT), ("sft", CHATS), ("dpo", DPO), ("rl", RL + LORA), ("sft", SFT + LORA), ("dpo", DPO + LORA),
+    ("pretrain", PRETRAIN), ("pretrain", [*PRETRAIN, "--optimizer", "adamw", "--dtype", "bfloat16"]),
+], ids=["rl", "sft", "sft on a file", "dpo", "rl with adapters", "sft with adapters", "dpo with adapters", "pretrain",
+        "pretrain in bf16"])
+def test_sigkill_then_resume_gives_the_same_metrics(verb: str, flags: list[str], pupil: Path, data: Path, library: Path,
+                                                    tmp_path: Path, one_thread: dict[str, str]) -> None:
+    flags = [str(data / flag) if flag.endswith(".jsonl") else flag for flag in flags]
     source = library if verb == "pretrain" else pupil
     finish(start(verb, source, tmp_path / "calm", flags, one_thread))
     calm = lines(tmp_path / "calm")
@@ -58,8 +82,8 @@ def test_sigkill_then_resume_gives_the_same_metrics(verb: str, flags: list[str],
     finish(start(verb, source, tmp_path / "killed", flags, one_thread))
     assert lines(tmp_path / "killed") == calm
     assert lines(tmp_path / "killed", "rollouts.jsonl") == lines(tmp_path / "calm", "rollouts.jsonl")
-    weights = [tmp_path / run / "model" / "model.safetensors" for run in ("calm", "killed")]
-    assert weights[0].read_bytes() == weights[1].read_bytes()
+    for name in ("model/model.safetensors", *(["adapter/adapter_model.safetensors"] if "--lora-rank" in flags else [])):
+        assert (tmp_path / "calm" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(pupil: Path, tmp_path: Path, one_thread: dict[str, str]) -> None:

@@ -7,8 +7,8 @@ from transformers import LlamaForCausalLM
 
 from ownship.learn.learner import Learner, Optim
 from ownship.learn.loss import PolicyGradient, imitation
-from ownship.learn.pack import pack
-from ownship.learn.sample import Sample
+from ownship.learn.pack import Pack, pack
+from ownship.learn.sample import Sample, supervised
 from ownship.model.llama import Llama, LlamaConfig
 
 SIZES = LlamaConfig(vocab_size=300, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=6,
@@ -107,3 +107,30 @@ def test_one_batch_of_16_equals_four_of_4() -> None:
     for (name, one), (_, four) in zip(whole.named_parameters(), split.named_parameters(), strict=True):
         assert one.grad is not None and four.grad is not None
         assert (one.grad - four.grad).abs().max() <= 1e-5 * one.grad.abs().max(), name
+
+
+def chats() -> list[Sample]:
+    """Conversations with 3, 7, 5 and 2 tokens to learn; the third has two turns, with something only read between them."""
+    draw = torch.Generator().manual_seed(6)
+    masks = ["00111", "0001111111", "0011100110", "0101"]
+    return [supervised(torch.randint(300, (len(mask),), generator=draw).tolist(), [bit == "1" for bit in mask]) for mask in masks]
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_sample_gives_the_same_gradient_alone_and_packed(number: int) -> None:
+    """Nothing of what else is in the stream reaches it: the others are there, but carry no loss."""
+    samples, sample = chats(), chats()[number]
+
+    def only(logprobs: torch.Tensor, part: Pack) -> torch.Tensor:
+        assert len(part.tokens) == sum(len(other.tokens) for other in samples)
+        return -logprobs * (torch.bincount(part.sample)[part.sample] == sum(sample.weights))
+
+    alone, among = twins()[0], twins()[0]
+    plain = Optim(lr=0.0, max_grad_norm=1e9)
+    Learner(alone, plain, micro_tokens=1000).update([sample], imitation)
+    Learner(among, plain, micro_tokens=1000).update(samples, only)
+    share = sum(sample.weights) / sum(sum(other.weights) for other in samples)
+    for (name, one), (_, many) in zip(alone.named_parameters(), among.named_parameters(), strict=True):
+        assert one.grad is not None and many.grad is not None
+        apart = (one.grad * share - many.grad).abs().max()
+        assert apart <= 1e-6 and apart <= 1e-5 * many.grad.abs().max(), name

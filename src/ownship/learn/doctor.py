@@ -18,12 +18,33 @@ def diagnose(now: Mapping[str, float], history: Sequence[Mapping[str, float]]) -
         warnings.append(f"{now['truncated']:.0%} of the replies hit the token limit: raise max_tokens")
     if now["stopped"] == 0.0:
         warnings.append("the stop token was never sampled: the model does not know how to end a turn")
+    if now.get("same_weights") == 0.0:
+        warnings.append("the sampler's weights are not the learner's (their fingerprints differ): what it draws now is of an old"
+                        " policy")
     mismatch = now.get("mismatch", 0.0)
+    at_first = _mean(history, "mismatch")
     if mismatch > 0.1:
         warnings.append(f"sampler and learner disagree (mean |Δ log π| = {mismatch:.3f}): their weights or their numerics differ")
-    earlier = [step["entropy"] for step in history[:5] if "entropy" in step]
-    if earlier and "entropy" in now and now["entropy"] < 0.1 * (sum(earlier) / len(earlier)):
+    elif at_first is not None and mismatch > max(0.02, 5 * at_first):
+        warnings.append(f"the mismatch of sampler and learner grows: mean |Δ log π| was {at_first:.4f} and is {mismatch:.4f};"
+                        " train in float32, or with a --correction")
+    if now.get("effective_samples", 1.0) < 0.5:
+        warnings.append(f"the samples are worth {now['effective_samples']:.0%} of their number (effective sample size of π/μ): few"
+                        " tokens decide the update; fewer epochs, or a lower learning rate")
+    if now.get("clipped", 0.0) > 0.3:
+        warnings.append(f"{now['clipped']:.0%} of the tokens are clipped: the policy is far from the one that drew them; fewer"
+                        " epochs, or a lower learning rate")
+    if now.get("left_out", 0.0) > 0.3:
+        warnings.append(f"the correction leaves out {now['left_out']:.0%} of the tokens: sampler and learner are too far apart")
+    earlier = _mean(history, "entropy")
+    if earlier is not None and "entropy" in now and now["entropy"] < 0.1 * earlier:
         warnings.append(f"entropy has collapsed to {now['entropy']:.4f}: the model no longer explores; lower the learning rate")
     if now.get("weights_changed") == 0.0 and now.get("trained_tokens", 0.0) > 0:
         warnings.append("the weights did not change in this update: the learning rate is 0 or too small for the precision")
     return warnings
+
+
+def _mean(history: Sequence[Mapping[str, float]], name: str) -> float | None:
+    """Of the first five steps; None if none of them has it."""
+    values = [step[name] for step in history[:5] if name in step]
+    return sum(values) / len(values) if values else None

@@ -9,30 +9,34 @@ from torch import Tensor
 
 from ownship import machine
 from ownship.engine.fingerprint import fingerprint
-from ownship.learn.loss import Loss
+from ownship.learn.loss import Loss, Measured
 from ownship.learn.optim import Optim as Optim
 from ownship.learn.optim import Optimizer, schedule
 from ownship.learn.pack import Pack, pack
 from ownship.learn.sample import Sample
 from ownship.model.head import logprobs
 from ownship.model.llama import Llama
+from ownship.model.lora import Lora
 from ownship.model.ops import rounded
 
 
 class Learner:
     """Holds the network and its optimizer. A bf16 network keeps float32 masters: an update of 1e-5 would vanish in bf16.
 
-    `micro_tokens` bounds the tokens of one forward and backward pass (memory), never the result. Not `exact`, the
+    `micro_tokens` bounds the tokens of one forward and backward pass (memory), never the result. With `lora`, adapters on this
+    network, only these are trained and saved; `base` is then the fingerprint of the network that they belong to. Not `exact`, the
     layers of a bf16 network round more: faster, where no sampler's log-probabilities have to be met.
     """
 
-    def __init__(self, model: Llama, optim: Optim | None = None, micro_tokens: int = 2048, exact: bool = True) -> None:
+    def __init__(self, model: Llama, optim: Optim | None = None, micro_tokens: int = 2048, lora: Lora | None = None,
+                 exact: bool = True) -> None:
         self.model, self.optim, self.micro_tokens = model, optim or Optim(), micro_tokens
         self.updates, self.exact = 0, exact or model.dtype != torch.bfloat16
         self._heap = machine.Heap()
         self.fingerprint = fingerprint(model)
-        self._names = [name for name, _ in model.named_parameters()]
-        self._params = list(model.parameters())
+        self.lora, self.base = lora, self.fingerprint if lora is not None else None
+        trained: dict[str, Tensor] = dict(model.named_parameters()) if lora is None else lora.tensors()
+        self._names, self._params = list(trained), list(trained.values())
         self._masters = [p if p.dtype == torch.float32 else p.detach().float() for p in self._params]
         for param, master in zip(self._params, self._masters, strict=True):
             param.requires_grad_(True)
@@ -40,20 +44,22 @@ class Learner:
                 master.grad = torch.zeros_like(master)
         self._optimizer = Optimizer(dict(zip(self._names, self._masters, strict=True)), self.optim)
 
-    def update(self, samples: Sequence[Sample], loss: Loss, tick: Callable[[int], None] | None = None, share: float = 1.0
-               ) -> dict[str, float]:
+    def update(self, samples: Sequence[Sample], loss: Loss, tick: Callable[[int], None] | None = None, share: float = 1.0,
+               drawn_from: str = "") -> dict[str, float]:
         """One optimizer step on all samples together; returns its measurements.
 
         `share` scales the learning rate: what a batch is smaller than it should be (the linear rule of arXiv:1706.02677).
 
         `tick` is told the tokens of each finished micro-batch; if it raises, the weights are as before. With no trained
         token at all nothing happens. Raises ValueError for samples that were drawn from other weights than these: their
-        log-probabilities would be taken for those of this policy.
+        log-probabilities would be taken for those of this policy. `drawn_from` is the fingerprint of earlier weights that they
+        may come from: those before the first of several updates on the same samples.
         """
-        if strangers := {sample.policy for sample in samples} - {"", self.fingerprint}:
+        if strangers := {sample.policy for sample in samples} - {"", self.fingerprint, drawn_from}:
             raise ValueError(f"samples of the policy {min(strangers)} for a learner whose weights are {self.fingerprint}")
         packs = pack(samples, self.micro_tokens)
-        total = float(sum(sum(sample.weights) for sample in samples))
+        weight = float(sum(sum(sample.weights) for sample in samples))
+        total = float(sum(sum(s.weights) if s.divisor is None else s.divisor for s in samples))
         self._zero_grad()
         sums: dict[str, float] = {}
         for part in packs:
@@ -69,7 +75,7 @@ class Learner:
         self._publish()
         self._heap.tidy()
         self.updates += 1
-        return {name: value / total for name, value in sums.items()} | {
+        return {name: value / (total if name == "loss" else weight) for name, value in sums.items()} | {
             "grad_norm": float(norm), "lr": rate, "trained_tokens": float(sum(len(part.targets) for part in packs)),
             "stream_tokens": float(sum(len(part.tokens) for part in packs))}
 
@@ -81,11 +87,12 @@ class Learner:
         losses.backward()
         self._collect_grad()
         gap = new.detach() - part.logprobs
+        more = loss.measure(new.detach(), part) if isinstance(loss, Measured) else {}
         return {"loss": float(losses.detach()) * total, "entropy": float((entropy * part.weights).sum()),
-                "mismatch": float((gap.abs() * part.weights).sum())}
+                "mismatch": float((gap.abs() * part.weights).sum()), **more}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that a later learner needs to go on bit for bit: float32 weights and the optimizer's moments."""
+        """Everything that a later learner needs to go on bit for bit: the trained float32 weights and the optimizer's moments."""
         weights = {f"weight.{name}": master.detach() for name, master in zip(self._names, self._masters, strict=True)}
         return weights | self._optimizer.tensors()
 
@@ -120,5 +127,7 @@ class Learner:
         pairs = [(p, m) for p, m in zip(self._params, self._masters, strict=True) if p is not m]
         if pairs:
             torch._foreach_copy_([p for p, _ in pairs], [m for _, m in pairs])
+        if self.lora is not None:
+            self.lora.merge()
         self.fingerprint = fingerprint(self.model)
 

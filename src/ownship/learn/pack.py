@@ -25,12 +25,17 @@ class Pack:
     logprobs: Tensor  # [M] the sampler's
     advantages: Tensor  # [M]
     sample: Tensor  # [M] which of the S samples it belongs to, 0-based
+    pair: Tensor  # [M] which of the P pairs it belongs to, 0-based; −1: none
+    members: tuple[Sample, ...] = ()  # the S samples, in this order
+    old: Tensor | None = None  # [M] the learner's own before the first update on these samples, if it was computed
+    reference: Tensor | None = None  # [M] the reference's, if there is one
 
 
 def pack(samples: Sequence[Sample], max_tokens: int) -> list[Pack]:
     """Groups samples by prompt and fills streams of at most `max_tokens` (a longer sample gets a stream of its own).
 
-    Samples without any weight are left out: they have no gradient. Longest first, so that rows in a stream are alike.
+    Samples without any weight are left out: they have no gradient. Longest first, so that rows in a stream are alike. A pair is
+    never split, so a paired loss sees both. Raises ValueError for half a pair.
     """
     groups: dict[tuple[int, ...], list[Sample]] = {}
     for sample in samples:
@@ -39,18 +44,38 @@ def pack(samples: Sequence[Sample], max_tokens: int) -> list[Pack]:
     packs: list[list[tuple[tuple[int, ...], list[Sample]]]] = [[]]
     room = max_tokens
     for prompt, members in sorted(groups.items(), key=lambda item: (-max(len(s.tokens) for s in item[1]), item[0])):
-        rest = sorted(members, key=lambda s: -len(s.tokens))
+        sized = [(sum(len(s.tokens) - len(prompt) for s in unit), unit) for unit in _units(members)]
+        rest = sorted(sized, key=lambda item: -item[0])
         while rest:
-            if room < len(rest[0].tokens) and packs[-1]:
+            if room < len(prompt) + rest[0][0] and packs[-1]:
                 packs.append([])
                 room = max_tokens
-            taken = [rest.pop(0)]
-            room -= len(taken[0].tokens)
-            while rest and room >= len(rest[0].tokens) - len(prompt):
-                taken.append(rest.pop(0))
-                room -= len(taken[-1].tokens) - len(prompt)
+            size, unit = rest.pop(0)
+            taken = list(unit)
+            room -= len(prompt) + size
+            while rest and room >= rest[0][0]:
+                size, unit = rest.pop(0)
+                taken += unit
+                room -= size
             packs[-1].append((prompt, taken))
     return [_pack(part) for part in packs if part]
+
+
+def _units(members: Sequence[Sample]) -> list[list[Sample]]:
+    """The samples of one prompt, those of a pair together."""
+    pairs: dict[int, list[Sample]] = {}
+    units: list[list[Sample]] = []
+    for sample in members:
+        if sample.pair is None:
+            units.append([sample])
+        elif sample.pair in pairs:
+            pairs[sample.pair].append(sample)
+        else:
+            units.append(pairs.setdefault(sample.pair, [sample]))
+    for number, pair in pairs.items():
+        if len(pair) != 2:
+            raise ValueError(f"pair {number} has {len(pair)} samples with this prompt and something to train on, not 2")
+    return units
 
 
 def _pack(groups: Sequence[tuple[tuple[int, ...], Sequence[Sample]]]) -> Pack:
@@ -58,7 +83,8 @@ def _pack(groups: Sequence[tuple[tuple[int, ...], Sequence[Sample]]]) -> Pack:
     positions: list[int] = []
     rows: list[Row] = []
     source: list[int] = []
-    chosen: list[tuple[int, float, float, float, int]] = []
+    chosen: list[tuple[int, float, float, float, int, int]] = []
+    pairs: dict[int | None, int] = {None: -1}
     count = 0
     for prompt, members in groups:
         # The prompt's last token goes with the shared part: it predicts every member's first token.
@@ -75,11 +101,23 @@ def _pack(groups: Sequence[tuple[tuple[int, ...], Sequence[Sample]]]) -> Pack:
                 rows.append(Row(begin, len(tokens)))
             elif len(tokens) > start:
                 rows.append(Row(start, len(tokens), begin, begin + size))
+            pair = pairs.setdefault(sample.pair, len(pairs) - 1)
             for at in range(size, len(sample.tokens)):
                 if sample.weights[at]:
                     source.append(begin + size - 1 if at == size else start + at - size - 1)
-                    chosen.append((sample.tokens[at], sample.weights[at], sample.logprobs[at], sample.advantages[at], count))
+                    chosen.append((sample.tokens[at], sample.weights[at], sample.logprobs[at], sample.advantages[at], count, pair))
             count += 1
-    targets, weights, logprobs, advantages, which = zip(*chosen, strict=True)
+    targets, weights, logprobs, advantages, which, pair_of = zip(*chosen, strict=True)
+    everyone = tuple(sample for _, members in groups for sample in members)
     return Pack(torch.tensor(tokens), torch.tensor(positions), RowAttention(rows), torch.tensor(source), torch.tensor(targets),
-                torch.tensor(weights), torch.tensor(logprobs), torch.tensor(advantages), torch.tensor(which))
+                torch.tensor(weights), torch.tensor(logprobs), torch.tensor(advantages), torch.tensor(which), torch.tensor(pair_of),
+                members=everyone, old=_beside(everyone, [sample.old for sample in everyone]),
+                reference=_beside(everyone, [sample.reference for sample in everyone]))
+
+
+def _beside(samples: Sequence[Sample], values: Sequence[Sequence[float]]) -> Tensor | None:
+    """Further log-probabilities of the trained tokens, [M], if every sample has them."""
+    if not all(values):
+        return None
+    return torch.tensor([value for sample, row in zip(samples, values, strict=True)
+                         for weight, value in zip(sample.weights, row, strict=True) if weight])

@@ -17,9 +17,10 @@ from ownship.engine.engine import Engine
 from ownship.engine.request import Finish, Request, Sampling
 from ownship.envs.env import Env, Task
 from ownship.envs.rubric import Score
-from ownship.learn.advantage import Floats
+from ownship.learn.advantage import Floats, Weighting, overlong_penalty, token_weight
 from ownship.learn.sample import Sample
 from ownship.model.chat import Chat, Message
+from ownship.model.tokenizer import Tokenizer
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Rollout:
     logprobs: list[float]  # per token, 0 where not drawn
     fingerprint: str = ""
     finish: Finish = "stop"
+    last: int = 0  # tokens of the last turn
     score: Score = field(default_factory=lambda: Score(0.0, {}))
 
     @property
@@ -44,10 +46,17 @@ class Rollout:
     def truncated(self) -> bool:
         return self.finish == "length"
 
-    def record(self) -> dict[str, Any]:
-        """What a viewer shows of it."""
-        return {"seed": self.task.seed, "messages": self.messages, "answer": self.task.answer, "reward": self.score.reward,
-                "parts": self.score.parts, "finish": self.finish, "fingerprint": self.fingerprint}
+    def record(self, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
+        """What a viewer shows of it. With the tokenizer also the tokens after the prompt, as texts ("" for a special one and for
+        a part of a character, which then stands with the next), and their log-probabilities, null where they were not drawn."""
+        record = {"seed": self.task.seed, "messages": self.messages, "answer": self.task.answer, "reward": self.score.reward,
+                  "parts": self.score.parts, "finish": self.finish, "fingerprint": self.fingerprint}
+        if tokenizer is not None:
+            stream, rest = tokenizer.stream(), slice(self.prompt, None)
+            record["tokens"] = [stream.push(token) for token in self.tokens[rest]]
+            record["logprobs"] = [round(logprob, 3) if drawn else None
+                                  for logprob, drawn in zip(self.logprobs[rest], self.drawn[rest], strict=True)]
+        return record
 
 
 def training_sampling(max_tokens: int) -> Sampling:
@@ -76,6 +85,7 @@ def play(engine: Engine, env: Env, tasks: Sequence[Task], sampling: Sampling, se
             rollout.drawn += [not forced for forced in completion.forced]  # what a grammar forced was not drawn
             rollout.logprobs += completion.logprobs
             rollout.fingerprint, rollout.finish = completion.fingerprint, completion.finish
+            rollout.last = len(completion.tokens)
             rollout.messages.append({"role": "assistant", "content": completion.text})
             answer = [] if completion.finish == "length" else env.reply(rollout.task, rollout.messages)
             if answer:
@@ -91,23 +101,32 @@ def play(engine: Engine, env: Env, tasks: Sequence[Task], sampling: Sampling, se
     return rollouts
 
 
-def samples(group: Sequence[Rollout], advantage: Callable[[Floats], Floats], mask_truncated: bool = True
-            ) -> list[Sample]:
+OVERLONG = {"mask": "do not train on a truncated reply", "penalty": "take from the reward as a turn comes near its bound (DAPO)",
+            "none": "train on it like on any other"}
+
+
+def samples(group: Sequence[Rollout], advantage: Callable[[Floats], Floats], weighting: Weighting = "token",
+            overlong: str = "mask", max_tokens: int = 1) -> list[Sample]:
     """The training samples of one task's rollouts; empty if all rewards are equal, as nothing is to be learned then.
 
-    A truncated rollout counts in the group's mean but is not trained on (`mask_truncated`): its reward says nothing about
-    the tokens that it did draw.
+    A truncated rollout counts in the group's mean but, with `overlong` "mask", is not trained on: its reward says nothing about
+    the tokens that it did draw. The other ways are in OVERLONG. `max_tokens` bounds a turn ("penalty", and the weighting
+    "constant").
     """
     rewards_G = np.array([rollout.score.reward for rollout in group])
+    if overlong == "penalty":
+        rewards_G = rewards_G + [overlong_penalty(rollout.last, max_tokens) for rollout in group]
     if np.ptp(rewards_G) == 0:
         return []
     result = []
     for rollout, value in zip(group, advantage(rewards_G), strict=True):
-        if rollout.truncated and mask_truncated:
+        if rollout.truncated and overlong == "mask":
             continue
-        weights = [float(drawn) for drawn in rollout.drawn]
-        advantages = [weight * float(value) for weight in weights]
-        result.append(Sample(rollout.tokens, rollout.prompt, weights, rollout.logprobs, advantages, rollout.fingerprint))
+        weight, divisor = token_weight(weighting, sum(rollout.drawn), max_tokens)
+        weights = [weight * drawn for drawn in rollout.drawn]
+        advantages = [float(value) * drawn for drawn in rollout.drawn]
+        result.append(Sample(rollout.tokens, rollout.prompt, weights, rollout.logprobs, advantages, rollout.fingerprint,
+                             divisor=divisor))
     return result
 
 

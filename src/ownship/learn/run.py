@@ -4,8 +4,9 @@
     metrics.jsonl    one line per step; the same run gives the same bytes (times are in timings.jsonl)
     timings.jsonl    seconds per phase and memory, one line per step
     rollouts.jsonl   what the model said and what it was given for it (RL)
-    checkpoints/N/   the whole state after step N: float32 weights, optimizer, place in the data; the last one is kept
+    checkpoints/N/   the whole state after step N: what is trained, in float32, optimizer, place in the data; the last one is kept
     model/           the result, in Hugging Face layout
+    adapter/         with LoRA, also the adapter alone, in PEFT's layout
 """
 
 from __future__ import annotations
@@ -77,17 +78,24 @@ class Run:
         """Makes the present state the one to go on from; a kill at any moment leaves this one or the one before."""
         with whole_folder(self.folder / "checkpoints" / f"{self.step:06}") as part:
             save_file(learner.tensors(), part / "learner.safetensors")
-            state = {"step": self.step, "updates": learner.updates, "state": self.state}
+            state = {"step": self.step, "updates": learner.updates, "base": learner.base, "state": self.state}
             (part / "state.json").write_text(json.dumps(state) + "\n")
         for other in (self.folder / "checkpoints").iterdir():
             if other.name != f"{self.step:06}":
                 shutil.rmtree(other)
 
     def restore(self, learner: Learner) -> None:
-        """Puts the saved state back into a fresh learner (and so into its network); nothing if none was saved."""
+        """Puts the saved state back into a fresh learner (and so into its network); nothing if none was saved.
+
+        Raises UserError if the saved adapter belongs to another base model than the learner's.
+        """
         if (saved := self._checkpoint()) is None:
             return
-        updates = json.loads((saved / "state.json").read_text())["updates"]
+        state = json.loads((saved / "state.json").read_text())
+        if state.get("base") != learner.base:
+            raise UserError(f"{self.folder}: this run's adapter belongs to weights that the model no longer has;"
+                            " restore them, or choose another --out")
+        updates = state["updates"]
         with safe_open(saved / "learner.safetensors", framework="pt") as file:
             learner.load({name: file.get_tensor(name) for name in file.keys()}, updates)  # noqa: SIM118
 

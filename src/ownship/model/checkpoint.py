@@ -25,7 +25,8 @@ _SHARD_BYTES = 4 << 30
 
 
 def load(path: Path, dtype: torch.dtype = torch.bfloat16) -> tuple[Llama, Tokenizer]:
-    """The network (weights in `dtype`) and its tokenizer, from a Hugging Face folder or a .gguf file.
+    """The network (weights in `dtype`) and its tokenizer, from a Hugging Face folder, a .gguf file or an adapter's folder
+    (adapter_config.json, PEFT's layout), which is merged into the base model that it names.
 
     Raises UserError that names the file, field or tensor which is missing, damaged or not supported.
     """
@@ -45,8 +46,19 @@ def load(path: Path, dtype: torch.dtype = torch.bfloat16) -> tuple[Llama, Tokeni
                 save_file({name: tensor.detach() for name, tensor in model.named_parameters()}, part)
                 part.replace(ready)
         return model, from_gguf(file.meta, path)
+    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+        from ownship.model import peft  # which needs this file, for the base
+
+        return peft.load(path, dtype)
     sizes = read_config(path)
     return _fill(sizes, _safetensors(path, sizes), path, dtype), from_folder(path)
+
+
+def sizes(path: Path) -> LlamaConfig:
+    """What `load` would read the network's sizes as, without its weights. Raises UserError as it does."""
+    if not path.exists():
+        raise UserError(f"{path}: no such model")
+    return gguf.config(gguf.GGUF(path)) if path.is_file() else read_config(path)
 
 
 def _ready(path: Path, dtype: torch.dtype) -> Path | None:
@@ -79,7 +91,7 @@ def _fill(sizes: LlamaConfig, tensors: Iterable[tuple[str, Tensor]], path: Path,
 
 def read_config(folder: Path) -> LlamaConfig:
     """config.json (+ generation_config.json for the stop tokens) → LlamaConfig, or a UserError naming the field."""
-    raw = _json(folder / "config.json")
+    raw = read_json(folder / "config.json")
     if raw.get("model_type") != "llama":
         raise UserError(f"{folder}/config.json: model_type {raw.get('model_type')!r} is not supported (llama is)")
     for name, plain in (("hidden_act", "silu"), ("attention_bias", False), ("mlp_bias", False)):
@@ -91,7 +103,7 @@ def read_config(folder: Path) -> LlamaConfig:
         scaling = {}
     eos = raw.get("eos_token_id")
     if (generation := folder / "generation_config.json").is_file():
-        eos = _json(generation).get("eos_token_id", eos)
+        eos = read_json(generation).get("eos_token_id", eos)
     try:
         return LlamaConfig(
             vocab_size=raw["vocab_size"],
@@ -151,7 +163,8 @@ def _config_json(model: Llama, tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises UserError if there is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -167,7 +180,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _safetensors(folder: Path, sizes: LlamaConfig) -> Iterator[tuple[str, Tensor]]:
     if (folder / _INDEX).is_file():
-        named = _json(folder / _INDEX).get("weight_map")
+        named = read_json(folder / _INDEX).get("weight_map")
         if not isinstance(named, dict) or not all(isinstance(shard, str) for shard in named.values()):
             raise UserError(f"{folder / _INDEX}: weight_map must be an object: tensor name → file name")
         shards = sorted(set(named.values()))

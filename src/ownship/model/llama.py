@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ownship.errors import UserError
-from ownship.model.ops import rms_norm, swiglu, wide_linear
+from ownship.model.linear import Linear
+from ownship.model.ops import rms_norm, swiglu
 
 
 class Attend(Protocol):
@@ -137,28 +138,28 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = (
             config.num_attention_heads, config.num_key_value_heads, config.head_dim)
-        self.q_proj = nn.Linear(config.hidden_size, self.heads * self.head_dim, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, self.kv_heads * self.head_dim, bias=False)
-        self.o_proj = nn.Linear(self.heads * self.head_dim, config.hidden_size, bias=False)
+        self.q_proj = Linear(config.hidden_size, self.heads * self.head_dim)
+        self.k_proj = Linear(config.hidden_size, self.kv_heads * self.head_dim)
+        self.v_proj = Linear(config.hidden_size, self.kv_heads * self.head_dim)
+        self.o_proj = Linear(self.heads * self.head_dim, config.hidden_size)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attend: Attend) -> Tensor:
-        q = rotate(wide_linear(x, self.q_proj.weight).view(-1, self.heads, self.head_dim), cos, sin)  # [N, H, E]
-        k = rotate(wide_linear(x, self.k_proj.weight).view(-1, self.kv_heads, self.head_dim), cos, sin)  # [N, K, E]
-        v = wide_linear(x, self.v_proj.weight).view(-1, self.kv_heads, self.head_dim)  # [N, K, E]
+        q = rotate(self.q_proj(x).view(-1, self.heads, self.head_dim), cos, sin)  # [N, H, E]
+        k = rotate(self.k_proj(x).view(-1, self.kv_heads, self.head_dim), cos, sin)  # [N, K, E]
+        v = self.v_proj(x).view(-1, self.kv_heads, self.head_dim)  # [N, K, E]
         mixed = attend(layer, q, k, v).reshape(-1, self.heads * self.head_dim)
-        return wide_linear(mixed, self.o_proj.weight)  # [N, D]
+        return self.o_proj(mixed)  # [N, D]
 
 
 class MLP(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, wide=False)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size, wide=False)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return wide_linear(swiglu(self.gate_proj(x), self.up_proj(x)), self.down_proj.weight)
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
 class Block(nn.Module):
@@ -180,14 +181,16 @@ class Llama(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        # the weight is given, or torch would draw one: without memory (device meta) that costs a second and 90 MB of imports
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size,
+                                         _weight=torch.empty(config.vocab_size, config.hidden_size))
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
         self._frequencies: Tensor | None = None  # [E/2], made on first use: never a saved weight
-        self._wide_head: tuple[int, Tensor] | None = None
+        self._wide_head: tuple[tuple[int, int], Tensor] | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -202,12 +205,13 @@ class Llama(nn.Module):
         return angles.cos(), angles.sin()
 
     def wide_head(self) -> Tensor:
-        """The head's weights [V, D] in float32; a copy that follows every in-place update of a bf16 head."""
+        """The head's weights [V, D] in float32; a copy that follows every update of a bf16 head."""
         weight = self.lm_head.weight
         if weight.dtype == torch.float32:
             return weight
-        if self._wide_head is None or self._wide_head[0] != weight._version:
-            self._wide_head = (weight._version, weight.detach().float())
+        version = weight.data_ptr(), weight._version
+        if self._wide_head is None or self._wide_head[0] != version:
+            self._wide_head = (version, weight.detach().float())
         return self._wide_head[1]
 
     def forward(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:

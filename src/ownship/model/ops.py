@@ -62,11 +62,11 @@ class _RMSNorm(torch.autograd.Function):
         return (wide * scale).mul_(weight).to(weight.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
         x, weight, scale = ctx.saved_tensors
         unit = x.float() * scale  # x / rms(x)
         grad = grads[0].float()
-        weight_grad = (grad * unit).sum(0).to(weight.dtype)
+        weight_grad = (grad * unit).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
         grad = grad * weight
         # d/dx of x/rms(x): the part of the gradient along x itself vanishes
         along = torch.linalg.vecdot(grad, unit).div_(x.shape[-1]).unsqueeze(-1)
@@ -94,10 +94,10 @@ class _WideLinear(torch.autograd.Function):
         return wide_product(x.float(), weight.float().T, exact_inputs=True)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         grad = grads[0].to(weight.dtype)
-        return grad @ weight, grad.T @ x
+        return grad @ weight if ctx.needs_input_grad[0] else None, grad.T @ x if ctx.needs_input_grad[1] else None
 
 
 def wide_linear(x: Tensor, weight: Tensor) -> Tensor:

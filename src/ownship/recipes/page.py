@@ -7,6 +7,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ownship.recipes.document import document
+
 _STAGES = {"base": "as it came", "cold_start": "cold start", "rl": "after RL"}
 
 
@@ -62,47 +64,34 @@ def rollouts(folder: Path, report: dict[str, Any], shown: int = 40) -> None:
     figures = "".join(
         f'<div class="figure"><strong>{report[name]["accuracy"]:.1%}</strong><span>{label}</span>'
         f"<small>{report[name]['ci95'][0]:.1%} – {report[name]['ci95'][1]:.1%}</small></div>" for name, label in _STAGES.items())
-    (folder / "rollouts.html").write_text(_PAGE.format(
-        task=escape(report["task"]), held_out=report["held_out"], steps=report["rl_steps"], figures=figures,
-        minutes=f"{report['seconds']['total'] / 60:.1f}", shown=len(cards), cards="\n".join(cards)))
+    body = _BODY.format(task=escape(report["task"]), held_out=report["held_out"], steps=report["rl_steps"], figures=figures,
+                        minutes=f"{report['seconds']['total'] / 60:.1f}", shown=len(cards), cards="\n".join(cards))
+    (folder / "rollouts.html").write_text(document("Ownship demo: before and after", _STYLE, body), encoding="utf-8")
 
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Ownship demo: before and after</title>
-<style>
-:root {{ color-scheme: light dark; --paper: #f6f7f9; --card: #fff; --ink: #1c2733; --quiet: #6b7a89; --line: #e2e6ea;
-  --good: #1a8f5a; --bad: #c8503c; }}
-@media (prefers-color-scheme: dark) {{ :root {{ --paper: #12171d; --card: #1b222b; --ink: #e6ebf0; --quiet: #93a1af;
-  --line: #2c3641; --good: #4cc38a; --bad: #f0806c; }} }}
-* {{ box-sizing: border-box; }}
-body {{ margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }}
-main {{ max-width: 1080px; margin: 0 auto; padding: 40px 20px 80px; }}
-h1 {{ font-size: 1.9rem; margin: 0 0 4px; letter-spacing: -.02em; }}
-.lead {{ color: var(--quiet); margin: 0 0 28px; }}
-.figures {{ display: grid; grid-template-columns: repeat(3, 1fr); gap: 14px; margin-bottom: 24px; }}
-.figure, section, img {{ background: var(--card); border: 1px solid var(--line); border-radius: 12px; }}
-.figure {{ padding: 16px 18px; }}
-.figure strong {{ display: block; font-size: 1.8rem; letter-spacing: -.02em; }}
-.figure span {{ display: block; }} .figure small, .key {{ color: var(--quiet); }}
-img {{ width: 100%; height: auto; margin-bottom: 34px; background: #fff; }}
-section {{ padding: 16px 18px; margin-bottom: 14px; }}
-h2 {{ font-size: 1rem; margin: 0; }} .key {{ margin: 2px 0 12px; font-size: .9rem; }}
-code, .row p {{ font: .88rem/1.45 ui-monospace, monospace; }}
-.row {{ display: grid; grid-template-columns: repeat(3, 1fr); gap: 12px; }}
-.row div {{ border-left: 3px solid var(--line); padding-left: 10px; min-width: 0; }}
-.row b {{ font-size: .8rem; font-weight: 600; color: var(--quiet); }}
-.row p {{ margin: 2px 0 0; overflow-wrap: anywhere; white-space: pre-line; }}
-.row .right {{ border-color: var(--good); }} .row .right b::after {{ content: "  ✓"; color: var(--good); }}
-.row .wrong {{ border-color: var(--bad); }} .row .wrong b::after {{ content: "  ✗"; color: var(--bad); }}
-@media (max-width: 680px) {{ .row {{ grid-template-columns: 1fr; }} .figure {{ padding: 12px; }}
-  .figure strong {{ font-size: 1.3rem; }} }}
-</style></head><body><main>
-<h1>Before and after</h1>
+_STYLE = """
+.figures { display: grid; grid-template-columns: repeat(3, 1fr); gap: 14px; margin-bottom: 24px; }
+.figure, section, img { background: var(--card); border: 1px solid var(--line); border-radius: 12px; }
+.figure { padding: 16px 18px; }
+.figure strong { display: block; font-size: 1.8rem; letter-spacing: -.02em; }
+.figure span { display: block; } .figure small, .key { color: var(--quiet); }
+img { width: 100%; height: auto; margin-bottom: 34px; background: #fff; }
+section { padding: 16px 18px; margin-bottom: 14px; }
+h2 { font-size: 1rem; margin: 0; } .key { margin: 2px 0 12px; font-size: .9rem; }
+.row p { font: .88rem/1.45 ui-monospace, monospace; }
+.row { display: grid; grid-template-columns: repeat(3, 1fr); gap: 12px; }
+.row div { border-left: 3px solid var(--line); padding-left: 10px; min-width: 0; }
+.row b { font-size: .8rem; font-weight: 600; color: var(--quiet); }
+.row p { margin: 2px 0 0; overflow-wrap: anywhere; white-space: pre-line; }
+.row .right { border-color: var(--good); } .row .right b::after { content: "  ✓"; color: var(--good); }
+.row .wrong { border-color: var(--bad); } .row .wrong b::after { content: "  ✗"; color: var(--bad); }
+@media (max-width: 680px) { .row { grid-template-columns: 1fr; } .figure { padding: 12px; }
+  .figure strong { font-size: 1.3rem; } }
+"""
+
+_BODY = """<h1>Before and after</h1>
 <p class="lead">{shown} of {held_out} held-out tasks ({task}), greedy replies.
 {steps} steps of reinforcement learning, {minutes} minutes in all.</p>
 <div class="figures">{figures}</div>
 <img src="curve.png" alt="Held-out accuracy by stage, and solve rate by number of items over the RL steps">
-{cards}
-</main></body></html>
-"""
+{cards}"""

@@ -7,17 +7,22 @@ weights, because they are the same tensors.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ownship.errors import UserError
-from ownship.recipes.settings import OptimSettings
+from ownship.recipes.settings import LoraSettings, OptimSettings
 
 if TYPE_CHECKING:
+    from ownship.learn.advantage import Floats, Weighting
+    from ownship.learn.algorithm import Policy
+    from ownship.learn.learner import Learner
     from ownship.learn.rollout import Rollout
     from ownship.learn.sample import Sample
+    from ownship.model.llama import Llama
 
 _PATIENCE = 5  # steps without anything to learn from, after which the run ends instead of going on for ever
 
@@ -27,7 +32,7 @@ class RL:
     """Teach a model by reinforcement learning on an environment's tasks."""
 
     model: str = "smollm2-135m-instruct"
-    """A zoo name, a folder in Hugging Face layout, a .gguf file or a hub name."""
+    """A zoo name, a folder in Hugging Face layout, an adapter's folder, a .gguf file or a hub name."""
     env: str = "sort"
     """The environment: name or name:option=value,… (`ownship envs` lists them)."""
     out: Path = Path("runs/rl")
@@ -42,11 +47,22 @@ class RL:
     """Completions per task."""
     max_tokens: int = 64
     """Longest reply."""
-    advantage: str = "centered"
-    """How a group's rewards become advantages: centered, normalized, leave_one_out, max_rl."""
+    algorithm: str = "dual_clip"
+    """Advantage, loss and mean in one: dual_clip, grpo, dr_grpo, dapo, rloo, reinforce, cispo, gspo."""
+    advantage: str | None = None
+    """Instead of the algorithm's: centered, normalized, leave_one_out, max_rl."""
+    correction: str = "none"
+    """For what the learner's probabilities differ from the sampler's: none, tis, icepop, geometric, dppo_tv."""
+    epochs: int = 1
+    """Updates on the same completions."""
+    kl: float = 0.0
+    """Weight of the KL divergence from the model at the start, which a frozen copy of it measures."""
+    overlong: str = "mask"
+    """Replies that hit max_tokens: mask (not trained on), penalty (DAPO's, from 80 % of max_tokens on) or none."""
     refill: float = 1.0
     """Flat groups teach nothing: up to this many times `tasks` further tasks are drawn to replace them."""
     optim: OptimSettings = field(default_factory=OptimSettings)
+    lora: LoraSettings = field(default_factory=LoraSettings)
     dtype: str = "bfloat16"
     """float32 or bfloat16 (with float32 masters)."""
     micro_tokens: int = 1024
@@ -63,25 +79,26 @@ def run(config: RL) -> Path:
     from ownship.envs.registry import make
     from ownship.evals.accuracy import solved
     from ownship.learn import rollout
-    from ownship.learn.advantage import ADVANTAGES
     from ownship.learn.curriculum import Curriculum
     from ownship.learn.doctor import diagnose
     from ownship.learn.interrupt import Interrupted, Interruptible
     from ownship.learn.learner import Learner
-    from ownship.learn.loss import PolicyGradient
     from ownship.learn.run import Run
     from ownship.model import checkpoint, zoo
-    from ownship.recipes.settings import choose, optim, torch_dtype
+    from ownship.recipes.settings import lora, optim, save_adapter, torch_dtype
     from ownship.recipes.watch import Watch
 
     deadline = None if config.minutes is None else time.monotonic() + config.minutes * 60
-    advantage = choose(ADVANTAGES, config.advantage, "advantage")
+    advantage, weighting, loss = _algorithm(config)
     env = make(config.env)
     asked = {"recipe": "rl", **asdict(config), "out": str(config.out)}
     now = Run(config.out, asked, may_change=("steps", "minutes", "out", "save_every"))
     model, tokenizer = checkpoint.load(zoo.resolve(config.model), torch_dtype(config.dtype))
-    learner = Learner(model, optim(config.optim), config.micro_tokens)
+    adapters = lora(config.lora, model, config.seed)
+    learner = Learner(model, optim(config.optim, 2e-5, config.lora), config.micro_tokens, adapters)
     now.restore(learner)
+    # The reference is the model that training began with, also when a run is continued.
+    reference = checkpoint.load(zoo.resolve(config.model), torch_dtype(config.dtype))[0] if config.kl else None
     engine = Engine(model, tokenizer, max_rows=config.tasks * config.group)
 
     with Interruptible() as stop, Watch("rl", config.steps, now.step, deadline) as watch:
@@ -104,7 +121,7 @@ def run(config: RL) -> Path:
                     rollouts += played
                     for group in rollout.groups(played, config.group):
                         curriculum.learn(group[0].task, [solved(item) for item in group])
-                        lessons = rollout.samples(group, advantage)
+                        lessons = rollout.samples(group, advantage, weighting, config.overlong, config.max_tokens)
                         samples += lessons
                         useful += bool(lessons)
                 sampled = time.perf_counter()
@@ -113,13 +130,14 @@ def run(config: RL) -> Path:
                 # speak for is a short one: at full length, steps by two groups of sixteen undid what had been learnt.
                 before = engine.fingerprint
                 share = min(1.0, useful / config.tasks)
-                learned = learner.update(samples, PolicyGradient(), watch.learned(stop), share)
+                learned = _learn(learner, reference, samples, loss, config, watch.learned(stop), share)
                 after = engine.weights_changed()
 
-                metrics = {**rollout.measure(rollouts, config.group), **learned, "weights_changed": float(before != after)}
+                metrics = {**rollout.measure(rollouts, config.group), **learned, "weights_changed": float(before != after),
+                           "same_weights": float(after == learner.fingerprint)}
                 warnings = diagnose(metrics, now.read("metrics")[:5])
                 now.log("metrics", **metrics, fingerprint=after, rates=curriculum.rates, doctor=warnings)
-                now.log("rollouts", rollouts=[item.record() for item in rollouts[: 2 * config.group]])
+                now.log("rollouts", rollouts=[item.record(tokenizer) for item in rollouts[: 2 * config.group]])
                 now.log("timings", sample=sampled - start, learn=time.perf_counter() - sampled,
                         tokens=sum(sum(item.drawn) for item in rollouts))
                 idle = 0 if samples else now.state.get("idle", 0) + 1
@@ -135,5 +153,45 @@ def run(config: RL) -> Path:
             now.save(learner)
             raise
     now.save(learner)
+    save_adapter(adapters, config.model, config.out / "adapter")
     checkpoint.save(model, tokenizer, config.out / "model")
     return config.out / "model"
+
+
+def _algorithm(config: RL) -> tuple[Callable[[Floats], Floats], Weighting, Policy]:
+    """What the settings name. Raises UserError for a name or a number that makes no sense."""
+    from ownship.learn.advantage import ADVANTAGES
+    from ownship.learn.algorithm import ALGORITHMS, Policy
+    from ownship.learn.correction import CORRECTIONS
+    from ownship.learn.rollout import OVERLONG
+    from ownship.recipes.settings import choose
+
+    if config.epochs < 1 or config.kl < 0:
+        raise UserError(f"epochs must be at least 1 and kl must not be negative, not {config.epochs} and {config.kl}")
+    choose(OVERLONG, config.overlong, "overlong")
+    algorithm = choose(ALGORITHMS, config.algorithm, "algorithm")
+    advantage = algorithm.advantage if config.advantage is None else choose(ADVANTAGES, config.advantage, "advantage")
+    correction = choose(CORRECTIONS, config.correction, "correction")
+    return advantage, algorithm.weighting, Policy(algorithm.surrogate, correction, algorithm.recomputed, config.kl)
+
+
+def _learn(learner: Learner, reference: Llama | None, samples: list[Sample], loss: Policy, config: RL,
+           tick: Callable[[int], None], share: float) -> dict[str, float]:
+    """The updates of one step; measurements are those of the last, but entropy and mismatch those of the sampler's weights."""
+    from ownship.learn.score import score
+
+    if reference is not None:
+        scores = score(reference, samples, config.micro_tokens, tick)
+        samples = [replace(sample, reference=found) for sample, found in zip(samples, scores, strict=True)]
+    if loss.needs_old and config.epochs > 1:
+        scores = score(learner.model, samples, config.micro_tokens, tick)
+        samples = [replace(sample, old=found) for sample, found in zip(samples, scores, strict=True)]
+    drawn_from = learner.fingerprint
+    first = learned = learner.update(samples, loss, tick, share)
+    for _ in range(1, config.epochs):
+        # Without a tick: once the weights have moved, Ctrl-C waits for the end of the step.
+        learned = learner.update(samples, loss, None, share, drawn_from)
+    learned |= {name: first[name] for name in ("entropy", "mismatch") if name in first}
+    if "ratio" in learned:  # the samples' worth, as a share of their number: 1 if π is μ (Kong 1992)
+        learned["effective_samples"] = learned["ratio"] ** 2 / learned.pop("ratio_squared")
+    return learned

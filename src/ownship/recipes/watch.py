@@ -38,11 +38,16 @@ class Watch:
         """A callback for the learner's progress."""
         return self._phase("learning", stop)
 
-    def _phase(self, name: str, stop: Interruptible) -> Callable[[int], None]:
+    def measured(self, name: str = "measuring", stop: Interruptible | None = None) -> Callable[[int], None]:
+        """A callback for passes that only measure."""
+        return self._phase(name, stop)
+
+    def _phase(self, name: str, stop: Interruptible | None) -> Callable[[int], None]:
         self._tokens, self._since = 0, time.perf_counter()
 
         def tick(tokens: int) -> None:
-            stop.check()
+            if stop is not None:
+                stop.check()
             self._tokens += tokens
             rate = self._tokens / max(time.perf_counter() - self._since, 1e-3)
             self._progress.update(self._bar, note=f"{name} {self._tokens:,} tokens, {rate:,.0f}/s")
@@ -63,7 +68,8 @@ class Watch:
 
     def step(self, done: int, metrics: Mapping[str, float], warnings: Sequence[str] = ()) -> None:
         """One finished step, its metrics and the doctor's warnings."""
-        names = ("loss", "bits_per_byte", "reward", "solve_rate", "flat_groups", "entropy", "mismatch", "grad_norm")
+        names = ("loss", "bits_per_byte", "held_out_loss", "margin", "accuracy", "reward", "solve_rate", "flat_groups", "entropy",
+                 "mismatch", "grad_norm")
         shown = "  ".join(f"{name} {metrics[name]:.3g}" for name in names if name in metrics)
         self._progress.update(self._bar, completed=None if self._until is not None else done)
         self._console.print(f"[dim]{self._title}[/] {done:4}  {shown}", soft_wrap=True)

@@ -110,12 +110,13 @@ class Pass {  // T: what the cache holds
             constexpr float LIMIT = 127 * 256 + 127;
             float most = largest(top), inverse = most > 0 ? LIMIT / most : 0;
             scales[g] = most / LIMIT;
-            for (int i = g * GROUP; i < (g + 1) * GROUP; i++) {
-                int q = int(__builtin_rintf(y[i] * inverse));
+            for (int i = g * GROUP; i < (g + 1) * GROUP; i += 16) {
+                i16v q = nearest(load<v16>(y + i) * inverse);
                 if (AMX && M >= BYTES) {
-                    high[i] = int8_t((q + 128) >> 8);
-                    high[8 * to.ld + i] = int8_t(q - ((q + 128) >> 8) * 256);
-                } else out[i] = int16_t(q);
+                    i16v top = (q + 128) >> 8;
+                    store(high + i, __builtin_convertvector(top, b16));
+                    store(high + 8 * to.ld + i, __builtin_convertvector(q - (top << 8), b16));
+                } else store(out + i, __builtin_convertvector(q, s16));
             }
         }
     }

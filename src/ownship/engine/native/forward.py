@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ownship import machine
 from ownship.engine.forward import SLOTS, Chunk, Pool, wanted_places
 from ownship.engine.native.build import Unavailable, library
 from ownship.engine.sampling import Draw
@@ -86,9 +87,12 @@ class NativeForward:
         for parameter in self.model.parameters():
             if parameter.dim() > 1 and parameter is not table:
                 parameter.data = torch.empty(0, dtype=parameter.dtype)
-        table.data = self._embeddings = table.detach().clone()  # or it would hold on to the whole file
+            else:
+                parameter.data = parameter.detach().clone()  # or it would hold on to the whole file
+        self._embeddings = table.detach()
         self._net.embeddings = self._embeddings.data_ptr()
         self.frozen = True
+        machine.trim()
 
     @torch.no_grad()
     def reload(self) -> None:

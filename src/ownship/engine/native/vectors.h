@@ -14,6 +14,8 @@ typedef float v16 __attribute__((vector_size(64)));
 typedef int32_t i16v __attribute__((vector_size(64)));
 typedef uint32_t u16v __attribute__((vector_size(64)));
 typedef uint16_t h16 __attribute__((vector_size(32)));
+typedef int16_t s16 __attribute__((vector_size(32)));
+typedef int8_t b16 __attribute__((vector_size(16)));
 
 #if defined(__AMX_BF16__) && defined(__AMX_INT8__)
 #define WITH_AMX 1
@@ -50,6 +52,16 @@ static inline v16 max(v16 a, v16 b) {
 }
 static inline float sum(v16 x) { return fold(x, [](v16 a, v16 b) { return a + b; }); }
 static inline float largest(v16 x) { return fold(x, [](v16 a, v16 b) { return max(a, b); }); }
+
+static inline i16v nearest(v16 x) {  // integers, halves to even
+#ifdef __AVX512F__
+    return (i16v)_mm512_cvtps_epi32((__m512)x);
+#else
+    i16v y;
+    for (int i = 0; i < 16; i++) y[i] = int(__builtin_rintf(x[i]));
+    return y;
+#endif
+}
 
 static inline h16 narrow(v16 x) {  // to bf16, round to nearest even
 #ifdef __AVX512BF16__
