@@ -17,18 +17,21 @@ from ownship.learn.sample import Sample
 from ownship.model.head import logprobs
 from ownship.model.llama import Llama
 from ownship.model.lora import Lora
+from ownship.model.ops import rounded
 
 
 class Learner:
     """Holds the network and its optimizer. A bf16 network keeps float32 masters: an update of 1e-5 would vanish in bf16.
 
     `micro_tokens` bounds the tokens of one forward and backward pass (memory), never the result. With `lora`, adapters on this
-    network, only these are trained and saved; `base` is then the fingerprint of the network that they belong to.
+    network, only these are trained and saved; `base` is then the fingerprint of the network that they belong to. Not `exact`, the
+    layers of a bf16 network round more: faster, where no sampler's log-probabilities have to be met.
     """
 
-    def __init__(self, model: Llama, optim: Optim | None = None, micro_tokens: int = 2048, lora: Lora | None = None) -> None:
+    def __init__(self, model: Llama, optim: Optim | None = None, micro_tokens: int = 2048, lora: Lora | None = None,
+                 exact: bool = True) -> None:
         self.model, self.optim, self.micro_tokens = model, optim or Optim(), micro_tokens
-        self.updates = 0
+        self.updates, self.exact = 0, exact or model.dtype != torch.bfloat16
         self._heap = machine.Heap()
         self.fingerprint = fingerprint(model)
         self.lora, self.base = lora, self.fingerprint if lora is not None else None
@@ -77,7 +80,8 @@ class Learner:
             "stream_tokens": float(sum(len(part.tokens) for part in packs))}
 
     def _backward(self, part: Pack, loss: Loss, total: float) -> dict[str, float]:
-        hidden = self.model(part.tokens, part.positions, part.attention)  # [N, D]
+        with rounded(not self.exact):
+            hidden = self.model(part.tokens, part.positions, part.attention)  # [N, D]
         new, entropy = logprobs(self.model, hidden[part.source], part.targets)  # [M]
         losses = (loss(new, part) * part.weights).sum() / total
         losses.backward()

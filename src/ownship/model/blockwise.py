@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ownship.model.ops import bf16_units, is_rounded
+
 _BLOCK = 256  # queries at a time: large enough for fast products, small enough to skip most of what is masked
 
 
@@ -55,12 +57,13 @@ class _Blockwise(torch.autograd.Function):
         keys, values = k.transpose(0, 1).contiguous(), v.transpose(0, 1).contiguous()  # [K, N, E]
         mask = torch.full((_BLOCK, _BLOCK), -torch.inf, device=q.device).triu_(1)
         out = torch.empty_like(queries)
-        for span in spans(rows):
-            block = queries[:, :, span.start : span.stop]
-            mixed = _weights(block, _seen(keys, span), mask) @ _seen(values, span)
-            out[:, :, span.start : span.stop] = mixed.view_as(block)
+        with bf16_units(is_rounded() and q.device.type == "cpu"):
+            for span in spans(rows):
+                block = queries[:, :, span.start : span.stop]
+                mixed = _weights(block, _seen(keys, span), mask) @ _seen(values, span)
+                out[:, :, span.start : span.stop] = mixed.view_as(block)
         ctx.save_for_backward(queries, keys, values, mask)
-        ctx.rows = rows
+        ctx.rows, ctx.rounded = rows, is_rounded()
         return out.permute(2, 0, 1, 3).reshape(q.shape)
 
     @staticmethod
@@ -69,16 +72,17 @@ class _Blockwise(torch.autograd.Function):
         heads, groups, length, size = queries.shape
         grad = grads[0].view(length, heads, groups, size).permute(1, 2, 0, 3).contiguous()  # [K, G, N, E]
         query_grad, key_grad, value_grad = torch.empty_like(queries), torch.zeros_like(keys), torch.zeros_like(values)
-        for span in spans(ctx.rows):
-            block = queries[:, :, span.start : span.stop]
-            count = span.stop - span.start
-            seen = _seen(keys, span)
-            weights = _weights(block, seen, mask)  # [K, G·n, T]
-            above = grad[:, :, span.start : span.stop].reshape(heads, groups * count, size)
-            _add(value_grad, span, weights.transpose(1, 2) @ above)
-            inner = torch.ops.aten._softmax_backward_data(above @ _seen(values, span).transpose(1, 2), weights, -1, weights.dtype)
-            query_grad[:, :, span.start : span.stop] = (inner @ seen).view_as(block)
-            _add(key_grad, span, inner.transpose(1, 2) @ block.reshape(heads, groups * count, size))
+        with bf16_units(ctx.rounded and grad.device.type == "cpu"):
+            for span in spans(ctx.rows):
+                block = queries[:, :, span.start : span.stop]
+                folded = heads, groups * (span.stop - span.start), size
+                seen = _seen(keys, span)
+                weights = _weights(block, seen, mask)  # [K, G·n, T]
+                above = grad[:, :, span.start : span.stop].reshape(folded)
+                _add(value_grad, span, weights.transpose(1, 2) @ above)
+                inner = torch.ops.aten._softmax_backward_data(above @ _seen(values, span).transpose(1, 2), weights, -1, grad.dtype)
+                query_grad[:, :, span.start : span.stop] = (inner @ seen).view_as(block)
+                _add(key_grad, span, inner.transpose(1, 2) @ block.reshape(folded))
         back = (query_grad * size**-0.5).permute(2, 0, 1, 3).reshape(length, heads * groups, size)
         return back, key_grad.transpose(0, 1), value_grad.transpose(0, 1), None
 
@@ -93,5 +97,6 @@ def _add(total: Tensor, span: Span, part: Tensor) -> None:
 
 def blockwise(q: Tensor, k: Tensor, v: Tensor, rows: Sequence[tuple[int, int, int, int]]) -> Tensor:
     """q [N, H, E], k and v [N, K, E], all float32 → [N, H, E]. Rows (start, stop, prefix start, prefix stop) cover every token
-    once; a query sees its row's prefix and, causally, the row."""
+    once; a query sees its row's prefix and, causally, the row. Inside `rounded`, products round what goes into them to bf16 (on
+    processors)."""
     return _Blockwise.apply(q, k, v, rows)  # type: ignore[no-untyped-call]

@@ -28,6 +28,25 @@ def bf16_units(wanted: bool) -> Iterator[None]:
         matmul.fp32_precision = before
 
 
+_rounded = False
+
+
+@contextmanager
+def rounded(wanted: bool) -> Iterator[None]:
+    """Forward passes inside round the result of every product to the weights' type, and attention over long rows what goes into its
+    products: faster, for training that no sampler has to agree with."""
+    global _rounded
+    before, _rounded = _rounded, wanted
+    try:
+        yield
+    finally:
+        _rounded = before
+
+
+def is_rounded() -> bool:
+    return _rounded
+
+
 def wide_product(a: Tensor, b: Tensor, exact_inputs: bool) -> Tensor:
     """a @ b for float32 tensors; `exact_inputs` says that both hold bf16 values, so that fast bf16 units lose nothing."""
     with bf16_units(exact_inputs and a.device.type == "cpu"):
@@ -82,9 +101,9 @@ class _WideLinear(torch.autograd.Function):
 
 
 def wide_linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x [N, K] times a bf16 weight [O, K] → [N, O] in float32, summed in float32 and not rounded. In float32, and on devices
-    that have no such product, the plain one."""
-    if weight.dtype == torch.float32 or weight.device.type != "cpu":
+    """x [N, K] times a bf16 weight [O, K] → [N, O] in float32, summed in float32 and not rounded. In float32, on devices that
+    have no such product, and inside `rounded`, the plain one."""
+    if weight.dtype == torch.float32 or weight.device.type != "cpu" or _rounded:
         return F.linear(x.to(weight.dtype), weight)
     return _WideLinear.apply(x, weight)  # type: ignore[no-untyped-call]
 

@@ -116,14 +116,16 @@ def sizes(config: Pretrain, vocab: int | None = None) -> Sizes:
 
 
 def _check(config: Pretrain) -> None:
-    for name, least in (("depth", 1), ("steps", 1), ("tokens", 1), ("width", 2), ("heads", 1), ("mlp", 1), ("context", 2),
-                        ("batch", 1), ("warmup", 1), ("micro_tokens", 1), ("eval_every", 1), ("save_every", 1)):
+    for name, least in (("depth", 1), ("steps", 1), ("tokens", 1), ("width", 2), ("heads", 1), ("mlp", 1), ("vocab", 259),
+                        ("context", 2), ("batch", 1), ("warmup", 1), ("micro_tokens", 1), ("eval_every", 1), ("save_every", 1)):
         value = getattr(config, name)
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
     for name, value in (("minutes", config.minutes), ("lr", config.lr), ("max-grad-norm", config.max_grad_norm)):
         if value is not None and not 0 < value < math.inf:
             raise UserError(f"--{name} must be positive, not {value}")
+    if config.tokenizer is not None and config.vocab is not None:
+        raise UserError("give either --tokenizer (it has its own vocabulary) or --vocab (of the one to be learnt)")
     if config.steps is not None and config.tokens is not None:
         raise UserError("give either --steps or --tokens: one follows from the other")
     if not 0 <= config.decay <= 1 or not config.weight_decay >= 0:
@@ -140,25 +142,27 @@ def run(config: Pretrain) -> Path:
     from ownship.learn.optim import Optim
     from ownship.learn.run import Run
     from ownship.model import checkpoint
+    from ownship.model.tokenizer import from_folder
     from ownship.recipes.settings import torch_dtype
     from ownship.recipes.watch import Watch
 
     deadline = None if config.minutes is None else time.monotonic() + config.minutes * 60
     dtype = torch_dtype(config.dtype)
-    sizes(config)  # a wrong flag is told before the data is read
+    sizes(config)  # what is wrong is told before the data is read and the run begun
+    given = None if config.tokenizer is None else from_folder(config.tokenizer)
     corpus = Corpus([config.data]) if config.data else Corpus([standard_library()], suffix=".py")
     scan = corpus.scan()
     print(f"data       {scan.report()}", flush=True)
     paths = {name: value and str(value) for name, value in (("data", config.data), ("tokenizer", config.tokenizer))}
     asked = {"recipe": "pretrain", **asdict(config), **paths, "out": str(config.out), "digest of the data": scan.digest}
     now = Run(config.out, asked, may_change=("minutes", "out", "save_every", "data"))
-    tokenizer = _tokenizer(config, corpus, scan.threshold)
+    tokenizer = given or _learnt(config, corpus, scan.threshold)
     dial = sizes(config, tokenizer.size)
     _tell(config, dial, tokenizer, scan.size, scan.held_out)
     model = network(config, dial, tokenizer).to(dtype)
     optim = Optim(dial.lr, weight_decay=config.weight_decay, warmup=dial.warmup, max_grad_norm=config.max_grad_norm,
                   kind=config.optimizer, end=now.state.get("end", dial.steps), decay=config.decay)
-    learner = Learner(model, optim, config.micro_tokens)
+    learner = Learner(model, optim, config.micro_tokens, exact=False)
     now.restore(learner)
     separator = _separator(tokenizer)
 
@@ -239,36 +243,31 @@ def _separator(tokenizer: Tokenizer) -> int:
     return tokenizer.eos_id if known is None else known
 
 
-def _tokenizer(config: Pretrain, corpus: Corpus, held_out: bytes) -> Tokenizer:
-    """The given tokenizer, or one learnt from the training documents, kept in the run's folder."""
+def _learnt(config: Pretrain, corpus: Corpus, held_out: bytes) -> Tokenizer:
+    """A tokenizer learnt from the training documents, kept in the run's folder."""
     from ownship.model import bpe
     from ownship.model.checkpoint import whole_folder
     from ownship.model.tokenizer import from_folder
 
-    if config.tokenizer is not None and config.vocab is not None:
-        raise UserError("give either --tokenizer (it has its own vocabulary) or --vocab (of the one to be learnt)")
-    folder = config.tokenizer or config.out / "tokenizer"
-    if config.tokenizer is None and not folder.is_dir():
-        def texts() -> Iterator[str]:
-            room = _TOKENIZER_TEXT
-            for text, mark in corpus.documents(f"{config.seed} tokenizer"):
-                if mark > held_out:
-                    yield text
-                    room -= len(text)
-                if room <= 0:
-                    return
+    def texts() -> Iterator[str]:
+        room = _TOKENIZER_TEXT
+        for text, mark in corpus.documents(f"{config.seed} tokenizer"):
+            if mark > held_out:
+                yield text
+                room -= len(text)
+            if room <= 0:
+                return
 
+    folder = config.out / "tokenizer"
+    if not folder.is_dir():
         with whole_folder(folder) as part:
             bpe.train(texts(), sizes(config).vocab).save(part)
-    tokenizer = from_folder(folder)
-    if len(tokenizer.encode("ab \n")) == 0:
-        raise UserError(f"{folder}: the tokenizer makes no tokens of plain text")
-    return tokenizer
+    return from_folder(folder)
 
 
 def _tell(config: Pretrain, dial: Sizes, tokenizer: Tokenizer, size: int, held_out: list[str]) -> None:
     """Prints what the dial set, and how often the data will be read."""
-    sample = held_out[0]
+    sample = "".join(held_out)
     tokens = size * len(tokenizer.encode(sample)) / len(sample.encode("utf-8", "replace"))
     for name, value in asdict(dial).items():
         given = getattr(config, name, None) is not None
