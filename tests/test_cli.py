@@ -93,7 +93,7 @@ print(json.dumps([pages, heavy]))
     assert set(pages) == {"", *VERBS}
     for verb, (code, text) in pages.items():
         assert code == 0
-        assert 5 < len(text.splitlines()) < 80
+        assert 5 < len(text.splitlines()) < 90
         assert f"usage: ownship {verb}".strip() in text
     for verb in VERBS:
         assert verb in pages[""][1]

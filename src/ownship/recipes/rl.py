@@ -185,10 +185,10 @@ def _learn(learner: Learner, reference: Llama | None, samples: list[Sample], los
     from ownship.learn.score import score
 
     if reference is not None:
-        scores = score(reference, samples, config.micro_tokens, tick)
+        scores = score(reference, samples, learner.micro_tokens, tick)
         samples = [replace(sample, reference=found) for sample, found in zip(samples, scores, strict=True)]
     if loss.needs_old and config.epochs > 1:
-        scores = score(learner.model, samples, config.micro_tokens, tick)
+        scores = score(learner.model, samples, learner.micro_tokens, tick)
         samples = [replace(sample, old=found) for sample, found in zip(samples, scores, strict=True)]
     drawn_from = learner.fingerprint
     first = learned = learner.update(samples, loss, tick, share)
