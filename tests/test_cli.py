@@ -183,6 +183,10 @@ def test_bad_settings(run: Run, saved: Path, tmp_path: Path) -> None:
     mistake(run("eval", saved, "--n", "0"), "--n")
     mistake(run("eval", saved, "--max-tokens", "0"), "max_tokens")
     mistake(run("chat", saved, "--temperature", "-1"), "temperature")
+    for flags in (["sft", "--batch", "0"], ["sft", "--save-every", "0"], ["sft", "--steps", "-1"], ["rl", "--tasks", "0"],
+                  ["rl", "--group", "0"], ["rl", "--save-every", "0"], ["rl", "--max-tokens", "0"], ["rl", "--kl", "-1"]):
+        mistake(run(*flags, "--model", saved, "--env", "sums", "--out", tmp_path / "run"), flags[1], "at least")
+    assert not (tmp_path / "run").exists()
     mistake(run("sft", "--out", tmp_path / "run"), "--env", "--data")
     mistake(run("sft", "--data", tmp_path / "none.jsonl", "--out", tmp_path / "run"), "none.jsonl")
 

@@ -64,6 +64,6 @@ def test_wrong_names_give_one_line(setting: str, pupil: Path, tmp_path: Path, mo
 
 
 def test_settings_that_make_no_sense(pupil: Path, tmp_path: Path) -> None:
-    for wrong in ({"epochs": 0}, {"kl": -1.0}):
-        with pytest.raises(UserError, match="epochs"):
-            trained(pupil, tmp_path / "run", **wrong)
+    for name, wrong in (("epochs", 0), ("kl", -1.0)):
+        with pytest.raises(UserError, match=f"--{name} must be at least"):
+            trained(pupil, tmp_path / "run", **{name: wrong})

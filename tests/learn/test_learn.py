@@ -254,8 +254,7 @@ def test_run_keeps_the_last_whole_checkpoint(tmp_path: Path) -> None:
     for _ in range(3):
         learner.update([supervised([1, 2, 3], [False, True, True])], imitation)
         run.log("metrics", loss=1.0)
-        run.finish_step()
-        run.save(learner)
+        run.finish_step(learner, save_every=1)
     run.log("metrics", loss=2.0)  # a step that was never saved
     (tmp_path / "run" / "checkpoints" / ".000009.part-1").mkdir()  # a save that was never finished
     with open(tmp_path / "run" / "metrics.jsonl", "a") as file:

@@ -123,8 +123,7 @@ def test_a_run_saves_only_the_adapter_and_goes_on_from_it(tmp_path: Path) -> Non
     learner, run = Learner(model, Optim(lr=1e-2), lora=adapters), Run(tmp_path / "run", {"a": 1})
     for _ in range(3):
         learner.update([LESSON], imitation)
-        run.finish_step()
-    run.save(learner)
+        run.finish_step(learner, 3)
     (saved,) = (tmp_path / "run" / "checkpoints").glob("*/learner.safetensors")
     trained = sum(tensor.numel() for tensor in adapters.tensors().values())
     assert saved.stat().st_size < 12 * trained + 20_000

@@ -11,10 +11,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ownship.errors import UserError
+from ownship.learn.interrupt import Interrupted
 from ownship.learn.learner import Learner
 from ownship.model.checkpoint import whole_folder
 
@@ -71,8 +73,21 @@ class Run:
         with open(self.folder / f"{name}.jsonl", "a") as file:
             file.write(json.dumps({"step": self.step + 1, **values}) + "\n")
 
-    def finish_step(self) -> None:
+    def finish_step(self, learner: Learner, save_every: int) -> None:
+        """The step that was being made is done; every so many the state is saved."""
         self.step += 1
+        if self.step % save_every == 0:
+            self.save(learner)
+
+    @contextlib.contextmanager
+    def saved(self, learner: Learner) -> Iterator[None]:
+        """Saves the state where what is inside ends: when it is done, and when it is interrupted."""
+        try:
+            yield
+        except Interrupted:
+            self.save(learner)
+            raise
+        self.save(learner)
 
     def save(self, learner: Learner) -> None:
         """Makes the present state the one to go on from; a kill at any moment leaves this one or the one before."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ownship.errors import UserError
-from ownship.recipes.settings import LoraSettings, OptimSettings
+from ownship.recipes.settings import LoraSettings, OptimSettings, at_least
 
 if TYPE_CHECKING:
     from ownship.learn.sample import Sample
@@ -59,7 +59,7 @@ def run(config: DPO) -> Path:
     """Runs or continues; returns the folder of the trained model. Raises Interrupted after Ctrl-C, with everything saved."""
     from ownship.learn import lines, pairs
     from ownship.learn.evaluate import evaluate
-    from ownship.learn.interrupt import Interrupted, Interruptible
+    from ownship.learn.interrupt import Interruptible
     from ownship.learn.learner import Learner
     from ownship.learn.preference import Preference
     from ownship.learn.run import Run
@@ -96,7 +96,7 @@ def run(config: DPO) -> Path:
         now.restore(learner)
         order = islice(lines.shuffled(training, config.seed), now.step * config.batch, None)
         held_out = drawn(apart)
-        try:
+        with now.saved(learner):
             while now.step < config.steps:
                 start = time.perf_counter()
                 batch = drawn(list(islice(order, config.batch)))
@@ -108,14 +108,8 @@ def run(config: DPO) -> Path:
                     metrics |= {f"held_out_{name}": measured[name] for name in ("loss", "margin", "accuracy")}
                 now.log("metrics", **metrics)
                 now.log("timings", learn=time.perf_counter() - start, tokens=metrics["stream_tokens"])
-                now.finish_step()
+                now.finish_step(learner, config.save_every)
                 watch.step(now.step, metrics)
-                if now.step % config.save_every == 0:
-                    now.save(learner)
-        except Interrupted:
-            now.save(learner)
-            raise
-    now.save(learner)
     save_adapter(adapters, config.model, config.out / "adapter")
     checkpoint.save(model, tokenizer, config.out / "model")
     return config.out / "model"
@@ -128,6 +122,4 @@ def _check(config: DPO) -> None:
         raise UserError(f"--label-smoothing is a share from 0 to below 0.5, not {config.label_smoothing}")
     if config.label_smoothing and config.loss == "ipo":
         raise UserError("--label-smoothing belongs to --loss dpo; ipo has none")
-    for name, value in (("batch", config.batch), ("measure-every", config.measure_every)):
-        if value < 1:
-            raise UserError(f"--{name} must be at least 1, not {value}")
+    at_least(config, steps=0, batch=1, micro_tokens=1, measure_every=1, save_every=1)

@@ -124,7 +124,7 @@ def plan(config: Plan) -> dict[str, Any]:
             raise UserError(f"{flag} must be more than 0, not {value}")
     efficiency = config.efficiency or device.efficiency
     flops = tokens * shape.flops_per_token(config.sequence)
-    batch = _number(config.batch, "--batch") if config.batch else _batch(flops, config.sequence)
+    batch = _number(config.batch, "--batch") if config.batch else batch_tokens(flops, config.sequence)
     seconds = flops / (count * device.flops * efficiency)
     sampling = 0.0
     if config.method == "rl":
@@ -273,8 +273,8 @@ def _shape(text: str) -> Shape:
                  4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim)
 
 
-def _batch(flops: float, sequence: int) -> float:
-    """Tokens per update that use a budget best: 0.292 · C^0.3271 (DeepSeek LLM, arXiv:2401.02954, equation 1)."""
+def batch_tokens(flops: float, sequence: int) -> int:
+    """Tokens per update that use a budget C best, in whole sequences: 0.292 · C^0.3271 (DeepSeek LLM, arXiv:2401.02954, eq. 1)."""
     return max(sequence, round(0.292 * flops**0.3271 / sequence) * sequence)
 
 

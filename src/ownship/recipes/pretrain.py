@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ownship.errors import UserError
+from ownship.recipes.plan import batch_tokens
+from ownship.recipes.settings import at_least
 
 if TYPE_CHECKING:
     from ownship.learn.corpus import Corpus
@@ -94,7 +96,7 @@ def sizes(config: Pretrain, vocab: int | None = None) -> Sizes:
     - width 64 · depth, heads of 64, a feed-forward part of 8/3 · width (arXiv:2002.05202, section 2), to the next 64;
     - a vocabulary, a power of two, whose table is about a third as large as the layers: it grows with the network;
     - 20 tokens per parameter (Chinchilla, arXiv:2203.15556, table 3);
-    - learning rate 0.3118 · C^−0.125 and batch 0.292 · C^0.3271 tokens for C = 6 · parameters · tokens floating-point operations
+    - learning rate 0.3118 · C^−0.125 and batch (plan.batch_tokens) for C = 6 · parameters · tokens floating-point operations
       (DeepSeek LLM, arXiv:2401.02954, equation 1; fitted from 1e17 on, and extrapolated below).
     """
     _check(config)
@@ -109,18 +111,15 @@ def sizes(config: Pretrain, vocab: int | None = None) -> Sizes:
     parameters = layers + vocab * width
     tokens = config.tokens or 20 * parameters
     compute = 6.0 * parameters * tokens
-    batch = config.batch or max(1, round(0.292 * compute**0.3271 / context)) * context
+    batch = config.batch or batch_tokens(compute, context)
     steps = config.steps or math.ceil(tokens / batch)
     return Sizes(width, heads, mlp, vocab, context, parameters, config.tokens or steps * batch, batch, steps,
                  config.lr or float(f"{0.3118 * compute**-0.125:.2g}"), config.warmup or min(30, 1 + steps // 20))
 
 
 def _check(config: Pretrain) -> None:
-    for name, least in (("depth", 1), ("steps", 1), ("tokens", 1), ("width", 2), ("heads", 1), ("mlp", 1), ("vocab", 259),
-                        ("context", 2), ("batch", 1), ("warmup", 1), ("micro_tokens", 1), ("eval_every", 1), ("save_every", 1)):
-        value = getattr(config, name)
-        if value is not None and value < least:
-            raise UserError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+    at_least(config, depth=1, steps=1, tokens=1, width=2, heads=1, mlp=1, vocab=259, context=2, batch=1, warmup=1, micro_tokens=1,
+             eval_every=1, save_every=1)
     for name, value in (("minutes", config.minutes), ("lr", config.lr), ("max-grad-norm", config.max_grad_norm)):
         if value is not None and not 0 < value < math.inf:
             raise UserError(f"--{name} must be positive, not {value}")
@@ -136,7 +135,7 @@ def run(config: Pretrain) -> Path:
     """Runs or continues; returns the folder of the trained model. Raises Interrupted after Ctrl-C, with everything saved."""
     from ownship.evals.bits import bits_per_byte, predicted
     from ownship.learn.corpus import Corpus, Reader
-    from ownship.learn.interrupt import Interrupted, Interruptible
+    from ownship.learn.interrupt import Interruptible
     from ownship.learn.learner import Learner
     from ownship.learn.loss import imitation
     from ownship.learn.optim import Optim
@@ -171,34 +170,27 @@ def run(config: Pretrain) -> Path:
 
     reader = Reader(corpus, scan, encode, dial.context, config.seed, now.state.get("place"))
     end, first, began = now.state.get("end", dial.steps), now.step, time.monotonic()
-    with Interruptible() as stop, Watch("pretrain", end, now.step, deadline) as watch:
-        try:
-            while now.step < end:
-                start = time.perf_counter()
-                if deadline is not None and "end" not in now.state and now.step > first:
-                    pace = (time.monotonic() - began) / (now.step - first)
-                    end = min(end, in_time(now.step, pace, deadline - time.monotonic(), config.decay) or end)
-                    if end < dial.steps:
-                        now.state["end"] = end
-                        learner.optim = replace(optim, end=end)
-                pieces = reader.take(dial.batch)
-                metrics = learner.update([predicted(piece) for piece in pieces], imitation, watch.learned(stop))
-                metrics.pop("mismatch", None)  # there is no sampler here
-                learned = time.perf_counter()
-                # Not to be interrupted: the weights are a step ahead of what is written.
-                if (now.step + 1) % config.eval_every == 0 or now.step + 1 == end or now.step == 0:
-                    metrics["bits_per_byte"] = bits_per_byte(model, scan.held_out, encode, dial.context, config.micro_tokens)
-                now.log("metrics", **metrics)
-                now.log("timings", learn=learned - start, measure=time.perf_counter() - learned, tokens=metrics["trained_tokens"])
-                now.state["place"] = reader.place
-                now.finish_step()
-                watch.step(now.step, metrics)
-                if now.step % config.save_every == 0:
-                    now.save(learner)
-        except Interrupted:
-            now.save(learner)
-            raise
-    now.save(learner)
+    with Interruptible() as stop, Watch("pretrain", end, now.step, deadline) as watch, now.saved(learner):
+        while now.step < end:
+            start = time.perf_counter()
+            if deadline is not None and "end" not in now.state and now.step > first:
+                pace = (time.monotonic() - began) / (now.step - first)
+                end = min(end, in_time(now.step, pace, deadline - time.monotonic(), config.decay) or end)
+                if end < dial.steps:
+                    now.state["end"] = end
+                    learner.optim = replace(optim, end=end)
+            pieces = reader.take(dial.batch)
+            metrics = learner.update([predicted(piece) for piece in pieces], imitation, watch.learned(stop))
+            metrics.pop("mismatch", None)  # there is no sampler here
+            learned = time.perf_counter()
+            # Not to be interrupted: the weights are a step ahead of what is written.
+            if (now.step + 1) % config.eval_every == 0 or now.step + 1 == end or now.step == 0:
+                metrics["bits_per_byte"] = bits_per_byte(model, scan.held_out, encode, dial.context, config.micro_tokens)
+            now.log("metrics", **metrics)
+            now.log("timings", learn=learned - start, measure=time.perf_counter() - learned, tokens=metrics["trained_tokens"])
+            now.state["place"] = reader.place
+            now.finish_step(learner, config.save_every)
+            watch.step(now.step, metrics)
     checkpoint.save(model, tokenizer, config.out / "model")
     return config.out / "model"
 

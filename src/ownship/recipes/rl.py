@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ownship.errors import UserError
-from ownship.recipes.settings import LoraSettings, OptimSettings
+from ownship.recipes.settings import LoraSettings, OptimSettings, at_least
 
 if TYPE_CHECKING:
     from ownship.learn.advantage import Floats, Weighting
@@ -83,7 +83,7 @@ def run(config: RL) -> Path:
     from ownship.learn import rollout
     from ownship.learn.curriculum import Curriculum
     from ownship.learn.doctor import diagnose
-    from ownship.learn.interrupt import Interrupted, Interruptible
+    from ownship.learn.interrupt import Interruptible
     from ownship.learn.learner import Learner
     from ownship.learn.run import Run
     from ownship.model import checkpoint, zoo
@@ -104,59 +104,52 @@ def run(config: RL) -> Path:
     reference = checkpoint.load(zoo.resolve(config.model), torch_dtype(config.dtype))[0] if config.kl else None
     engine = Engine(model, tokenizer, max_rows=config.tasks * config.group)
 
-    with Interruptible() as stop, Watch("rl", config.steps, now.step, deadline) as watch:
-        try:
-            pace = 0.0  # seconds of the last step: one that would end too late is not begun
-            while now.step < config.steps and (deadline is None or time.monotonic() + pace < deadline):
-                start = time.perf_counter()
-                # Sample groups until enough of them teach something, within the bound.
-                curriculum = Curriculum(now.state.get("rates"))
-                stream = tasks(env, "train", now.state.get("next_seed", config.seed << 20))
-                chosen = curriculum.choose(stream, f"{config.seed} {now.step}")
-                rollouts: list[Rollout] = []
-                samples: list[Sample] = []
-                useful, most = 0, round(config.tasks * (1 + config.refill))
-                while useful < config.tasks and len(rollouts) < most * config.group:
-                    missing = min(config.tasks - useful, most - len(rollouts) // config.group)
-                    repeated = [task for task in islice(chosen, missing) for _ in range(config.group)]
-                    played = rollout.play(engine, env, repeated, rollout.training_sampling(config.max_tokens),
-                                          seed=f"{config.seed} {now.step} {len(rollouts)}", progress=watch.sampled(stop))
-                    rollouts += played
-                    for group in rollout.groups(played, config.group):
-                        curriculum.learn(group[0].task, [solved(item) for item in group])
-                        lessons = rollout.samples(group, advantage, weighting, config.overlong, config.max_tokens)
-                        samples += lessons
-                        useful += bool(lessons)
-                sampled = time.perf_counter()
+    with Interruptible() as stop, Watch("rl", config.steps, now.step, deadline) as watch, now.saved(learner):
+        pace = 0.0  # seconds of the last step: one that would end too late is not begun
+        while now.step < config.steps and (deadline is None or time.monotonic() + pace < deadline):
+            start = time.perf_counter()
+            # Sample groups until enough of them teach something, within the bound.
+            curriculum = Curriculum(now.state.get("rates"))
+            stream = tasks(env, "train", now.state.get("next_seed", config.seed << 20))
+            chosen = curriculum.choose(stream, f"{config.seed} {now.step}")
+            rollouts: list[Rollout] = []
+            samples: list[Sample] = []
+            useful, most = 0, round(config.tasks * (1 + config.refill))
+            while useful < config.tasks and len(rollouts) < most * config.group:
+                missing = min(config.tasks - useful, most - len(rollouts) // config.group)
+                repeated = [task for task in islice(chosen, missing) for _ in range(config.group)]
+                played = rollout.play(engine, env, repeated, rollout.training_sampling(config.max_tokens),
+                                      seed=f"{config.seed} {now.step} {len(rollouts)}", progress=watch.sampled(stop))
+                rollouts += played
+                for group in rollout.groups(played, config.group):
+                    curriculum.learn(group[0].task, [solved(item) for item in group])
+                    lessons = rollout.samples(group, advantage, weighting, config.overlong, config.max_tokens)
+                    samples += lessons
+                    useful += bool(lessons)
+            sampled = time.perf_counter()
 
-                # Learn from them. The engine's weights are these weights; the fingerprint proves it. A step that few groups
-                # speak for is a short one: at full length, steps by two groups of sixteen undid what had been learnt.
-                before = engine.fingerprint
-                share = min(1.0, useful / config.tasks)
-                engine.rest()  # sampling and learning need much memory, but not at once
-                learned = _learn(learner, reference, samples, loss, config, watch.learned(stop), share)
-                after = engine.weights_changed()
+            # Learn from them. The engine's weights are these weights; the fingerprint proves it. A step that few groups
+            # speak for is a short one: at full length, steps by two groups of sixteen undid what had been learnt.
+            before = engine.fingerprint
+            share = min(1.0, useful / config.tasks)
+            engine.rest()  # sampling and learning need much memory, but not at once
+            learned = _learn(learner, reference, samples, loss, config, watch.learned(stop), share)
+            after = engine.weights_changed()
 
-                metrics = {**rollout.measure(rollouts, config.group), **learned, "weights_changed": float(before != after),
-                           "same_weights": float(after == learner.fingerprint)}
-                warnings = diagnose(metrics, now.read("metrics")[:5])
-                now.log("metrics", **metrics, fingerprint=after, rates=curriculum.rates, doctor=warnings)
-                now.log("rollouts", rollouts=[item.record(tokenizer) for item in rollouts[: 2 * config.group]])
-                now.log("timings", sample=sampled - start, learn=time.perf_counter() - sampled,
-                        tokens=sum(sum(item.drawn) for item in rollouts))
-                idle = 0 if samples else now.state.get("idle", 0) + 1
-                now.state.update(next_seed=rollouts[-1].task.seed + 1, rates=curriculum.rates, idle=idle)
-                now.finish_step()
-                watch.step(now.step, metrics, warnings)
-                pace = time.perf_counter() - start
-                if idle == _PATIENCE:
-                    raise UserError(f"{idle} steps in a row taught nothing: {warnings[0]}")
-                if now.step % config.save_every == 0:
-                    now.save(learner)
-        except Interrupted:
-            now.save(learner)
-            raise
-    now.save(learner)
+            metrics = {**rollout.measure(rollouts, config.group), **learned, "weights_changed": float(before != after),
+                       "same_weights": float(after == learner.fingerprint)}
+            warnings = diagnose(metrics, now.read("metrics")[:5])
+            now.log("metrics", **metrics, fingerprint=after, rates=curriculum.rates, doctor=warnings)
+            now.log("rollouts", rollouts=[item.record(tokenizer) for item in rollouts[: 2 * config.group]])
+            now.log("timings", sample=sampled - start, learn=time.perf_counter() - sampled,
+                    tokens=sum(sum(item.drawn) for item in rollouts))
+            idle = 0 if samples else now.state.get("idle", 0) + 1
+            now.state.update(next_seed=rollouts[-1].task.seed + 1, rates=curriculum.rates, idle=idle)
+            now.finish_step(learner, config.save_every)
+            watch.step(now.step, metrics, warnings)
+            pace = time.perf_counter() - start
+            if idle >= _PATIENCE:
+                raise UserError(f"{idle} steps in a row taught nothing: {warnings[0]}")
     save_adapter(adapters, config.model, config.out / "adapter")
     checkpoint.save(model, tokenizer, config.out / "model")
     return config.out / "model"
@@ -170,8 +163,7 @@ def _algorithm(config: RL) -> tuple[Callable[[Floats], Floats], Weighting, Polic
     from ownship.learn.rollout import OVERLONG
     from ownship.recipes.settings import choose
 
-    if config.epochs < 1 or config.kl < 0:
-        raise UserError(f"epochs must be at least 1 and kl must not be negative, not {config.epochs} and {config.kl}")
+    at_least(config, steps=0, tasks=1, group=1, max_tokens=1, refill=0, epochs=1, kl=0, micro_tokens=1, save_every=1)
     choose(OVERLONG, config.overlong, "overlong")
     algorithm = choose(ALGORITHMS, config.algorithm, "algorithm")
     advantage = algorithm.advantage if config.advantage is None else choose(ADVANTAGES, config.advantage, "advantage")

@@ -79,6 +79,13 @@ def optim(settings: OptimSettings, lr: float, lora: LoraSettings | None = None) 
     return Optim(lr=lr, warmup=settings.warmup, weight_decay=settings.weight_decay, max_grad_norm=settings.max_grad_norm)
 
 
+def at_least(config: object, **least: int) -> None:
+    """Raises UserError for the first of these settings that is smaller than it may be; one that was not given is None."""
+    for name, bound in least.items():
+        if (value := getattr(config, name)) is not None and value < bound:
+            raise UserError(f"--{name.replace('_', '-')} must be at least {bound}, not {value}")
+
+
 def torch_dtype(name: str) -> torch.dtype:
     import torch
 

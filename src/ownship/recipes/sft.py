@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ownship.errors import UserError
-from ownship.recipes.settings import LoraSettings, OptimSettings
+from ownship.recipes.settings import LoraSettings, OptimSettings, at_least
 
 if TYPE_CHECKING:
     from ownship.learn.sample import Sample
@@ -54,7 +54,7 @@ def run(config: SFT) -> Path:
     """Runs or continues; returns the folder of the trained model. Raises Interrupted after Ctrl-C, with everything saved."""
     from ownship.learn import chats, lines
     from ownship.learn.evaluate import evaluate
-    from ownship.learn.interrupt import Interrupted, Interruptible
+    from ownship.learn.interrupt import Interruptible
     from ownship.learn.learner import Learner
     from ownship.learn.loss import imitation
     from ownship.learn.run import Run
@@ -89,26 +89,19 @@ def run(config: SFT) -> Path:
     learner = Learner(model, optim(config.optim, 1e-4, config.lora), config.micro_tokens, adapters)
     now.restore(learner)
 
-    with Interruptible() as stop, Watch("sft", config.steps, now.step) as watch:
-        try:
-            while now.step < config.steps:
-                start = time.perf_counter()
-                batch = list(islice(examples, config.batch))
-                metrics = learner.update(batch, imitation, watch.learned(stop))
-                metrics.pop("mismatch", None)  # there is no sampler here
-                if held_out and data.due(now.step, config.measure_every, config.steps):
-                    # Not to be interrupted: the weights are those of the next step already.
-                    metrics["held_out_loss"] = evaluate(model, held_out, imitation, config.micro_tokens, watch.measured())["loss"]
-                now.log("metrics", **metrics)
-                now.log("timings", learn=time.perf_counter() - start, tokens=metrics["stream_tokens"])
-                now.finish_step()
-                watch.step(now.step, metrics)
-                if now.step % config.save_every == 0:
-                    now.save(learner)
-        except Interrupted:
-            now.save(learner)
-            raise
-    now.save(learner)
+    with Interruptible() as stop, Watch("sft", config.steps, now.step) as watch, now.saved(learner):
+        while now.step < config.steps:
+            start = time.perf_counter()
+            batch = list(islice(examples, config.batch))
+            metrics = learner.update(batch, imitation, watch.learned(stop))
+            metrics.pop("mismatch", None)  # there is no sampler here
+            if held_out and data.due(now.step, config.measure_every, config.steps):
+                # Not to be interrupted: the weights are those of the next step already.
+                metrics["held_out_loss"] = evaluate(model, held_out, imitation, config.micro_tokens, watch.measured())["loss"]
+            now.log("metrics", **metrics)
+            now.log("timings", learn=time.perf_counter() - start, tokens=metrics["stream_tokens"])
+            now.finish_step(learner, config.save_every)
+            watch.step(now.step, metrics)
     save_adapter(adapters, config.model, config.out / "adapter")
     checkpoint.save(model, tokenizer, config.out / "model")
     return config.out / "model"
@@ -119,8 +112,7 @@ def _check(config: SFT) -> None:
         raise UserError("give either --env (learn its worked solutions) or --data (a chat file)")
     if config.held_out and config.data is None:
         raise UserError("--held-out needs --data: an environment's tasks are held out already (`ownship eval`)")
-    if config.measure_every < 1:
-        raise UserError(f"--measure-every must be at least 1, not {config.measure_every}")
+    at_least(config, steps=0, batch=1, micro_tokens=1, measure_every=1, save_every=1)
 
 
 def _worked(spec: str, seed: int, chat: Chat, start: int) -> Iterator[Sample]:
