@@ -19,7 +19,6 @@ from ownship import machine
 from ownship.engine.fingerprint import fingerprint
 from ownship.engine.forward import SLOTS, Forward, TorchForward
 from ownship.engine.grammar import GrammarFailed, Grammars
-from ownship.engine.native.build import Unavailable
 from ownship.engine.native.forward import FORMATS, NativeForward
 from ownship.engine.request import Completion, Event, Finish, Request
 from ownship.engine.sampling import Row, Scored, logprobs_of, sample
@@ -28,6 +27,7 @@ from ownship.engine.text import TextOut
 from ownship.errors import UserError
 from ownship.model import checkpoint
 from ownship.model.llama import Llama
+from ownship.model.native.build import Unavailable
 from ownship.model.tokenizer import Tokenizer
 
 _GUESS = {"bfloat16": 16, "float32": 4, "int8": 4}  # rows that cost hardly more than one: so many are filled with guesses

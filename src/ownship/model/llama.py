@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from ownship.errors import UserError
 from ownship.model.linear import Linear
-from ownship.model.ops import rms_norm, swiglu
+from ownship.model.ops import rms_norm, rotate, swiglu
 
 
 class Attend(Protocol):
-    """Mixes the tokens of one layer: q [N, H, E] and k [N, K, E] in float32, v [N, K, E] → [N, H, E] in v's dtype."""
+    """Mixes the tokens of one layer: q [N, H, E], k and v [N, K, E] → [N, H, E], all of one dtype."""
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
 
@@ -117,12 +117,6 @@ def rope_frequencies(config: LlamaConfig) -> Tensor:
     return (1 - blend) * frequencies / factor + blend * frequencies
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions in the half-split layout: x [N, heads, E], cos and sin [N, 1, E] → [N, heads, E] float32."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
-
-
 class RMSNorm(nn.Module):
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -197,11 +191,10 @@ class Llama(nn.Module):
         return self.embed_tokens.weight.dtype
 
     def rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin of the rotary angles: positions [N] → two tensors [N, 1, E] in float32."""
+        """cos and sin of the rotary angles: positions [N] → two tensors [N, E/2] in float32."""
         if self._frequencies is None:
             self._frequencies = rope_frequencies(self.config).to(self.embed_tokens.weight.device)
         angles = torch.outer(positions.float(), self._frequencies)  # [N, E/2]
-        angles = torch.cat((angles, angles), dim=-1).unsqueeze(1)
         return angles.cos(), angles.sin()
 
     def wide_head(self) -> Tensor:

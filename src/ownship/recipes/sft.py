@@ -86,7 +86,7 @@ def run(config: SFT) -> Path:
         assert config.env is not None
         examples = _worked(config.env, config.seed, chat, now.step * config.batch)
     adapters = lora(config.lora, model, config.seed)
-    learner = Learner(model, optim(config.optim, 1e-4, config.lora), config.micro_tokens, adapters)
+    learner = Learner(model, optim(config.optim, 1e-4, config.lora), config.micro_tokens, adapters, exact=False)
     now.restore(learner)
 
     with Interruptible() as stop, Watch("sft", config.steps, now.step) as watch, now.saved(learner):
