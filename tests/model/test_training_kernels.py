@@ -38,7 +38,7 @@ def both(work: Callable[[], list[Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
 
 def close(found: list[Tensor], expected: list[Tensor], dtype: torch.dtype) -> None:
     assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip((x.detach() for x in found), (x.detach() for x in expected), strict=True):
         assert one.dtype == other.dtype and one.shape == other.shape
         bound = (2e-6 if dtype == torch.float32 else 1e-2) * float(other.float().abs().max())
         assert torch.allclose(one.float(), other.float(), atol=bound, rtol=0)

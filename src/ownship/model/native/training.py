@@ -126,8 +126,8 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, units: Units, backward: bool, **
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, units: Units) -> tuple[Tensor, Tensor]:
-    """q [N, H, E], k and v [N, K, E] of one dtype → mixed values [N, H, E], and what the backward pass needs to normalise each query's
-    scores [N, H, 2]."""
+    """q [N, H, E], k and v [N, K, E] of one dtype → mixed values [N, H, E], and what the backward pass
+    needs to normalise each query's scores [N, H, 2]."""
     out, normalizers = torch.empty_like(q), torch.empty(*q.shape[:2], 2)
     _attention(q, k, v, units, False, out=out, normalizers=normalizers)
     return out, normalizers
