@@ -28,11 +28,6 @@ _SLOW = timedelta(days=1)  # a rank that only takes long must not end a run; one
 _rank, _size = 0, 1
 
 
-def asked() -> bool:
-    """Whether torchrun started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
 @contextmanager
 def session() -> Iterator[None]:
     """Inside, this process is one of those that torchrun started, if it did so. Only the first one prints.
@@ -40,17 +35,18 @@ def session() -> Iterator[None]:
     If any fails, all end, and one of them says why: the error is raised in the one that failed first.
     """
     global _rank, _size
-    if not asked():
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
     import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
 
     place = device()
     if place.type == "cuda":
         import torch
 
         torch.cuda.set_device(place)
-    store, _rank, _size = next(dist.rendezvous("env://"))
+    store, _rank, _size = next(rendezvous("env://"))
     backends = "gloo" if place.type == "cpu" else f"cpu:gloo,{place.type}:{dist.get_default_backend_for_device(place)}"
     dist.init_process_group(backends, store=store, rank=_rank, world_size=_size, timeout=_SLOW)
     with ExitStack() as stack:
@@ -106,17 +102,17 @@ def rounds(items: Sequence[A]) -> list[A | None]:
     return [items[at + _rank] if at + _rank < len(items) else None for at in range(0, len(items), _size)]
 
 
-def shared(items: Sequence[A], work: Callable[[Sequence[A], int], Sequence[B]]) -> list[B]:
-    """`work` on all items, each rank on a stretch of them: it is told where in `items` its stretch begins. All get all results.
+def shared(items: Sequence[A], work: Callable[..., Sequence[B]]) -> list[B]:
+    """`work(stretch, first=at)` on all items, each rank on a stretch of them, which begins `at` that item. All get all results.
 
     Raises Interrupted in all ranks if it was raised in any.
     """
     if _size == 1:
-        return list(work(items, 0))
+        return list(work(items, first=0))
     begin, end = (len(items) * at // _size for at in (_rank, _rank + 1))
     mine: Sequence[B] | None
     try:
-        mine = work(items[begin:end], begin)
+        mine = work(items[begin:end], first=begin)
     except Interrupted:
         mine = None
     results: list[B] = []

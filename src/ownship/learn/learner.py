@@ -50,7 +50,7 @@ class Learner:
 
             self._network = sharded.shard(model)
         for block in self._network.layers:
-            block.recomputed = recompute
+            block.recomputed = recompute  # type: ignore[assignment]
         trained: dict[str, Tensor] = dict(self._network.named_parameters()) if lora is None else lora.tensors()
         self._names, self._params = list(trained), list(trained.values())
         self._masters = [p if p.dtype == torch.float32 else p.detach().float() for p in self._params]
@@ -124,7 +124,7 @@ class Learner:
         grads = [master.grad for master in self._masters if master.grad is not None]
         norm = torch.nn.utils.get_total_norm(grads, foreach=True)
         if self.sharded:
-            norm = norm.full_tensor()  # type: ignore[operator]
+            norm = norm.full_tensor()  # type: ignore[attr-defined]
         torch.nn.utils.clip_grads_with_norm_(self._masters, self.optim.max_grad_norm, norm, foreach=True)
         return float(norm)
 

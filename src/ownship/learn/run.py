@@ -36,8 +36,8 @@ class Run:
     """An open run directory. `step` is the number of finished steps, `state` what the recipe saved with them.
 
     Opening an existing directory continues it if it was asked for the same thing. Raises UserError if `folder` holds
-    another run, or something that is not a run. In several processes the first rank reads and writes for all, but for their parts of
-    the state.
+    another run, or something that is not a run. In several processes the first rank reads and writes for all; each writes its part
+    of the state.
     """
 
     def __init__(self, folder: Path, config: dict[str, Any], may_change: Iterable[str] = ()) -> None:

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import copy
 import errno
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -43,7 +46,8 @@ def shard(model: Llama) -> Llama:
     with torch.device("meta"):
         network = Llama(model.config)
     for number, block in enumerate(model.layers):
-        network.layers[number] = fully_shard(wide(block), mesh=mesh, mp_policy=policy)
+        network.layers[number] = wide(block)
+        fully_shard(network.layers[number], mesh=mesh, mp_policy=policy)
     # Embeddings, last norm and head stay gathered from the forward to the end of the backward pass, in which the head's
     # log-probabilities read its weight (model/head.py).
     network.embed_tokens, network.norm, network.lm_head = wide(model.embed_tokens), wide(model.norm), wide(model.lm_head)
@@ -92,7 +96,7 @@ def _spread(whole: Tensor, like: DTensor) -> DTensor:
 def save(tensors: dict[str, Tensor], folder: Path) -> None:
     """Writes the tensors, each rank its parts, as safetensors. Raises OSError in all ranks if one could not write."""
     try:
-        dcp.save(tensors, storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True))
+        state_dict_saver.save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
     except CheckpointException as error:
         raise _cause(error) from None
 
@@ -100,16 +104,19 @@ def save(tensors: dict[str, Tensor], folder: Path) -> None:
 def load(folder: Path, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors in the folder's safetensors files, however many ranks wrote them. Those whose names end in a parameter's are
     spread as it is, if they are of its shape (its moments). In one process, too."""
-    reader = dcp.HuggingFaceStorageReader(str(folder))
+    reader = HuggingFaceStorageReader(str(folder))
     found: dict[str, Tensor] = {}
     for key, about in reader.read_metadata().state_dict_metadata.items():
+        assert isinstance(about, TensorStorageMetadata)  # the reader knows no other
         param = params.get(key.partition(".")[2])
         if param is not None and param.shape == about.size:
             found[key] = torch.empty_like(param, dtype=torch.float32).detach()
         else:
             found[key] = torch.empty(about.size)
     try:
-        dcp.load(found, storage_reader=reader, no_dist=not distributed.several())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # so it is, in one process
+            state_dict_loader.load(found, storage_reader=reader, no_dist=not distributed.several())
     except CheckpointException as error:
         raise _cause(error) from None
     return found
