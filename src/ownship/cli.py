@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -118,7 +119,8 @@ def main(arguments: list[str] | None = None) -> int:
     config = tyro.extras.subcommand_cli_from_dict(
         verbs, prog="ownship", description="Build, teach, rank and ship your own flagship language model.", args=arguments)
     try:
-        return _run(config)
+        with _ranks(config):
+            return _run(config)
     except UserError as error:
         return _say(str(error), 2)
     except KeyboardInterrupt:
@@ -128,6 +130,17 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except OSError as error:
         return _say(f"{error.filename or 'system'}: {error.strerror or error}", 2)
+
+
+@contextmanager
+def _ranks(config: object) -> Iterator[None]:
+    """Where torchrun started several processes: makes them one training, if that is what was asked for."""
+    from ownship.learn import distributed
+
+    with distributed.session():
+        if distributed.several() and not isinstance(config, Pretrain | SFT | DPO | RL):
+            raise UserError("torchrun is for pretrain, sft, dpo and rl; start this one without it")
+        yield
 
 
 def _say(text: str, code: int) -> int:

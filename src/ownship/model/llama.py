@@ -11,15 +11,17 @@ Shapes: N tokens, D hidden size, H query heads, K key/value heads, E head size, 
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ownship.errors import UserError
 from ownship.model.linear import Linear
-from ownship.model.ops import rms_norm, rotate, swiglu
+from ownship.model.ops import is_rounded, rms_norm, rotate, rounded, swiglu
 
 
 class Attend(Protocol):
@@ -157,6 +159,8 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
+    recomputed = False  # in training only what goes in is kept, and the rest computed again in the backward pass
+
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -165,6 +169,13 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attend: Attend) -> Tensor:
+        if not (self.recomputed and torch.is_grad_enabled()):
+            return self._run(x, cos, sin, layer, attend)
+        now = is_rounded()  # the second time must round as the first
+        return checkpoint(self._run, x, cos, sin, layer, attend, use_reentrant=False, preserve_rng_state=False,
+                          context_fn=lambda: (nullcontext(), rounded(now)))
+
+    def _run(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attend: Attend) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, layer, attend)
         return x + self.mlp(self.post_attention_layernorm(x))
 
