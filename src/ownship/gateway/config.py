@@ -290,7 +290,7 @@ def _with_quality(config: Config, path: Path) -> Config:
                 models[name] = ModelTable.model_validate({**own, "quality": {**by_task, **models[name].quality}})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         why = _say(error) if isinstance(error, ValidationError) else type(error).__name__
-        raise UserError(f'quality_file must hold {{"quality": {{MODEL: {{TASK: share between 0 and 1}}}}}} as JSON ({why})') from None
+        raise UserError(f'quality_file must hold {{"quality": {{MODEL: {{TASK: share from 0 to 1}}}}}} as JSON: {why}') from None
     return config.model_copy(update={"models": models})
 
 
@@ -322,9 +322,10 @@ def _suggest(name: str, known: Iterable[str]) -> str:
 
 
 def _say(error: ValidationError) -> str:
-    """The first fault, without what stood there: it may be a key."""
-    fault = error.errors(include_url=False, include_input=False)[0]
-    path = [str(step) for step in fault["loc"] if step != "[key]"]
+    """The first fault, a misspelt name before what is missing for it; without what stood there: it may be a key."""
+    faults = error.errors(include_url=False, include_input=False)
+    fault = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
+    path = [str(step) if str(step).isprintable() else repr(step) for step in fault["loc"] if step != "[key]"]
     where = ".".join(path) or "the file"
     if fault["type"] == "extra_forbidden":
         return f"{where} is not known{_suggest(path[-1], _fields(path[:-1]))}"
