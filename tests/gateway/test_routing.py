@@ -69,7 +69,7 @@ def test_the_example_shows_everything_and_the_true_defaults(environment: Path) -
     assert config.mcp_rounds == Config.model_fields["mcp_rounds"].default
     for kind in ("upstreams", "models", "policies", "mcp"):
         fields = set(type(next(iter(getattr(config, kind).values()))).model_fields)
-        rest = {"key", "max_output"} if kind != "models" else set()
+        rest = {"key", "key_file"}  # one place shows how; a key in the file is for those who must
         assert set().union(*shown[kind].values()) >= fields - rest
 
 
@@ -157,22 +157,25 @@ def test_the_price_table_says_when_and_where_it_was_read() -> None:
     assert isinstance(table.date, date) and table.sources["openai"].startswith("https://") and len(table.models) > 20
     for name, price in table.models.items():
         for rate in (price, price.long or price):
-            assert 0 < rate.cached <= rate.input < rate.output < prices.micro(1000), name
+            assert 0 < rate.cached <= rate.input <= rate.written < rate.output < prices.micro(1000), name
         assert price.long is None or (price.above > 0 and price.long.input > price.input and price.long.output > price.output)
     assert prices.listed("gpt-4o-2024-08-06") == prices.listed("gpt-4o") == prices.price(2.5, 10.0, 1.25)
     assert prices.listed("claude-opus-4-5-20251101") is not None
     assert prices.listed("gpt-4o-2024") is prices.listed("") is None
 
 
-@given(st.integers(0, 10**9), st.integers(0, 10**7), st.integers(0, 10**6), st.integers(0, 2 * 10**6), st.integers(0, 10**5))
-def test_costs_are_exact(rate_in: int, rate_out: int, prompt: int, cached: int, completion: int) -> None:
-    price = prices.Price(rate_in, rate_in // 10, rate_out, 200_000, prices.Price(2 * rate_in, rate_in, 3 * rate_out))
-    usage = Usage(prompt, completion, cached)
-    rates = (rate_in, rate_in // 10, rate_out) if prompt <= 200_000 else (2 * rate_in, rate_in, 3 * rate_out)
-    kept = min(prompt, cached)
-    exact = sum(Fraction(rate, 10**6) * tokens for rate, tokens in zip(rates, (prompt - kept, kept, completion), strict=True))
-    assert prices.cost(price, usage) == ceil(exact)
-    assert prices.cost(price, usage) <= prices.worst_case(price, prompt, completion)
+@given(st.integers(0, 10**9), st.integers(0, 10**7), st.integers(0, 10**6), st.integers(0, 2 * 10**6), st.integers(0, 10**6),
+       st.integers(0, 10**5))
+def test_costs_are_exact(rate_in: int, rate_out: int, prompt: int, cached: int, written: int, completion: int) -> None:
+    long = prices.Price(2 * rate_in, 3 * rate_out, rate_in, 3 * rate_in)
+    price = prices.Price(rate_in, rate_out, rate_in // 10, 2 * rate_in, 200_000, long)
+    rate = price if prompt <= 200_000 else long
+    had = min(prompt, cached)
+    kept = min(prompt - had, written)
+    rows = ((rate.input, prompt - had - kept), (rate.cached, had), (rate.written, kept), (rate.output, completion))
+    exact = ceil(sum(Fraction(each, 10**6) * tokens for each, tokens in rows))
+    assert prices.cost(price, Usage(prompt, completion, cached, written=written)) == exact
+    assert exact <= prices.worst_case(price, prompt, completion)
 
 
 @given(st.integers(0, 10**12))
@@ -185,7 +188,8 @@ def test_a_price_is_what_the_provider_would_charge() -> None:
     assert price is not None
     assert prices.cost(price, Usage(1_000_000, 1_000_000)) == 3_000_000  # above 100,000 tokens of prompt: 0.50 + 2.50 dollars
     assert prices.cost(price, Usage(100_000, 0, 90_000)) == 1_000 + 900  # 10,000 at 0.10, 90,000 at 0.01
-    assert prices.worst_case(price, 100_000, 1_000, n=4) == 10_000 + 4 * 500
+    assert prices.cost(price, Usage(100_000, 0, 0, 0, 100_000)) == 12_500
+    assert prices.worst_case(price, 100_000, 1_000, n=4) == 12_500 + 4 * 500
 
 
 def test_the_estimate_of_a_prompt_is_not_too_small() -> None:

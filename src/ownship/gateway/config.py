@@ -106,14 +106,16 @@ class LongTable(Table):
     input: Dollars
     output: Dollars
     cached: Dollars | None = None
+    written: Dollars | None = None
 
 
 class PriceTable(Table):
-    """USD per million tokens."""
+    """USD per million tokens, as in prices.toml; `long` holds for requests whose prompt has more than `above` tokens."""
 
     input: Dollars
     output: Dollars
     cached: Dollars | None = None
+    written: Dollars | None = None
     long: LongTable | None = None
 
 
@@ -208,8 +210,10 @@ class Config(Table):
         """What a model costs: as the file says, else the list price; a model of the local engine costs nothing."""
         model = self.models[name]
         if (own := model.price) is not None:
-            long = prices.price(own.long.input, own.long.output, own.long.cached) if own.long is not None else None
-            return prices.price(own.input, own.output, own.cached, own.long.above if own.long is not None else 0, long)
+            if own.long is None:
+                return prices.price(own.input, own.output, own.cached, own.written)
+            long = prices.price(own.long.input, own.long.output, own.long.cached, own.long.written)
+            return prices.price(own.input, own.output, own.cached, own.written, own.long.above, long)
         if self.upstreams[model.upstream].engine is not None:
             return prices.FREE
         found = prices.listed(model.model or name)

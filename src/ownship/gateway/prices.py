@@ -23,16 +23,18 @@ _IMAGE = 1600  # tokens that one picture is taken for: what providers count for 
 
 @dataclass(frozen=True)
 class Price:
-    """Micro-dollars per million tokens. `long` holds for the whole of a request whose prompt has more than `above` tokens."""
+    """Micro-dollars per million tokens; `written` and `cached` are the prompt's tokens that the provider kept, and had kept. `long`
+    holds for the whole of a request whose prompt has more than `above` tokens."""
 
     input: int
-    cached: int
     output: int
+    cached: int
+    written: int
     above: int = 0
     long: Price | None = None
 
 
-FREE = Price(0, 0, 0)
+FREE = Price(0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,11 @@ def micro(dollars: float) -> int:
     return int((Decimal(str(dollars)) * MILLION).to_integral_value())
 
 
-def price(input: float, output: float, cached: float | None = None, above: int = 0, long: Price | None = None) -> Price:
-    """From USD per million tokens. Where no price for cached tokens is known they cost as much as others."""
-    return Price(micro(input), micro(input if cached is None else cached), micro(output), above, long)
+def price(input: float, output: float, cached: float | None = None, written: float | None = None, above: int = 0,
+          long: Price | None = None) -> Price:
+    """From USD per million tokens. Where no price for kept tokens is known they cost as much as others."""
+    return Price(micro(input), micro(output), micro(input if cached is None else cached),
+                 micro(input if written is None else written), above, long)
 
 
 @cache
@@ -60,7 +64,7 @@ def table() -> Table:
     data = tomllib.loads(resources.files(__package__).joinpath("prices.toml").read_text())
     models = {}
     for name, row in data["models"].items():
-        long = dict(row.pop("long", {}))
+        long = dict(data["long"].get(name, {}))
         above = long.pop("above", 0)
         models[name] = price(**row, above=above, long=price(**long) if long else None)
     return Table(data["date"], data["sources"], models)
@@ -76,15 +80,17 @@ def cost(price: Price, usage: Usage) -> int:
     """Micro-dollars for one request, rounded up."""
     rate = price.long if price.long is not None and usage.prompt > price.above else price
     cached = min(usage.cached, usage.prompt)
-    total = (usage.prompt - cached) * rate.input + cached * rate.cached + usage.completion * rate.output
+    written = min(usage.written, usage.prompt - cached)
+    fresh = usage.prompt - cached - written
+    total = fresh * rate.input + cached * rate.cached + written * rate.written + usage.completion * rate.output
     return -(-total // MILLION)
 
 
 def worst_case(price: Price, prompt: int, max_tokens: int, n: int = 1) -> int:
-    """Micro-dollars that a request costs at most: nothing of the prompt is cached, and every one of `n` replies is as long as it
-    may be. `n` replies share one prompt, which providers charge once."""
+    """Micro-dollars that a request costs at most: all tokens of the prompt are of the dearest kind, and each of `n` replies is as
+    long as it may be. The replies share one prompt, which providers charge once."""
     rate = price.long if price.long is not None and prompt > price.above else price
-    total = prompt * max(rate.input, rate.cached) + n * max_tokens * rate.output
+    total = prompt * max(rate.input, rate.cached, rate.written) + n * max_tokens * rate.output
     return -(-total // MILLION)
 
 

@@ -11,8 +11,6 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Literal
 
 from ownship.gateway.config import RetryTable
@@ -48,18 +46,6 @@ class Candidate:
     request: Request
     context: int | None = None
     after: frozenset[Reason] = frozenset({"error", "context"})
-
-
-def retry_after(value: str, now: datetime | None = None) -> float | None:
-    """A Retry-After header, seconds or a date (RFC 9110 §10.2.3) → seconds from now; None if it is neither."""
-    if value.strip().isascii() and value.strip().isdigit():
-        return float(value)
-    try:
-        when = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    when = when if when.tzinfo is not None else when.replace(tzinfo=UTC)
-    return max(0.0, (when - (now or datetime.now(UTC))).total_seconds())
 
 
 async def stream(candidates: Sequence[Candidate], trace: Trace, deadline: float, settings: RetryTable, rng: random.Random,
@@ -171,8 +157,8 @@ class _Call:
         except BaseException as error:
             self.broke(error)
             await self.close()
-            if isinstance(error, GatewayError) and error.status in _OURS:
-                raise _Hopeless(502, "upstream", f"{guard.name} refuses the gateway ({error.status})") from None
+            if isinstance(error, GatewayError) and (error.status in _OURS or error.code == "upstream_key_refused"):
+                raise _Hopeless(502, "upstream", f"{guard.name} refuses the gateway's own key", code=error.code) from None
             raise
         guard.breaker.record(self._permit, True, _now())
         self._attempt.first_event = self.trace.now()

@@ -143,12 +143,13 @@ class TokenScore:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens. `cached` of `prompt` were not computed again; `reasoning` are among `completion`."""
+    """Tokens. Of `prompt`, `cached` were not computed again and `written` were kept for later; `reasoning` are in `completion`."""
 
     prompt: int = 0
     completion: int = 0
     cached: int = 0
     reasoning: int = 0
+    written: int = 0
 
 
 @dataclass(frozen=True)
