@@ -6,7 +6,7 @@ import asyncio
 import os
 
 from mcp.server.mcpserver import Image, MCPServer
-from mcp.types import ToolAnnotations
+from mcp.server.mcpserver.exceptions import ToolError
 
 server = MCPServer("tests")
 
@@ -34,7 +34,7 @@ def big(size: int) -> str:
 
 @server.tool()
 def fail() -> str:
-    raise ValueError("no such file: handbook.txt")
+    raise ToolError("no such file: handbook.txt")
 
 
 @server.tool()
@@ -47,7 +47,7 @@ def variable(name: str) -> str:
     return os.environ.get(name, "not set")
 
 
-@server.tool(name="with.dots and blanks", annotations=ToolAnnotations())
+@server.tool(name="with.dots and blanks")
 def odd() -> str:
     return "odd"
 

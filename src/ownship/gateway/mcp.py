@@ -214,7 +214,7 @@ def _text(result: mcp.types.CallToolResult) -> str:
         elif item.type == "resource_link":
             lines.append(f"[{item.uri}]")
         else:
-            lines.append(f"[{item.mime_type}, {len(item.data) * 3 // 4} bytes, not shown]")
+            lines.append(f"[{item.mime_type}, {len(item.data) * 3 // 4 - item.data.count('=')} bytes, not shown]")
     if not lines and result.structured_content is not None:
         lines.append(json.dumps(result.structured_content, ensure_ascii=False))
     return "\n".join(lines)
