@@ -48,7 +48,8 @@ ALLOWED = ["add", "table", "slow", "big", "fail", "picture", "variable", "with.d
 
 
 def pipes(**more: Any) -> MCPTable:
-    return MCPTable(**{"command": sys.executable, "args": [str(HERE / "tool_server.py")], "allow": ALLOWED, "timeout": 20.0, **more})
+    table = {"command": sys.executable, "args": [str(HERE / "tool_server.py")], "allow": ALLOWED, "timeout": 20.0}
+    return MCPTable(**{**table, **more})
 
 
 @asynccontextmanager
@@ -89,7 +90,7 @@ def says(result: ToolResult) -> str:
     return "".join(part.text for part in result.content if isinstance(part, Text))
 
 
-def test_over_pipes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_over_pipes(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("FOR_IT", "yes")
     monkeypatch.setenv("NOT_FOR_IT", "a secret")
 
@@ -130,6 +131,7 @@ def test_over_pipes(monkeypatch: pytest.MonkeyPatch) -> None:
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(main())
+    assert "asked for" not in capfd.readouterr().err  # what a server says of its calls is not for our log
 
 
 def test_over_http(monkeypatch: pytest.MonkeyPatch) -> None:

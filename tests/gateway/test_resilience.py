@@ -402,6 +402,8 @@ def test_a_hedge_races_the_slow_and_the_loser_is_ended() -> None:
     _, said, trace, took = run(main([[Wait(1.5), *reply("first")], slow]))
     assert said == "first" and took == pytest.approx(1.5)
     assert outcomes(trace) == [("a", "first", "ok"), ("a", "hedge", "cancelled")]
+    _, said, trace, _ = run(main([[Wait(1.5), *reply("first")], [Wait(0.5), *reply("second")]]))  # both at once
+    assert said == "first" and [outcome for _, _, outcome in outcomes(trace)] == ["ok", "cancelled"]
     _, said, trace, took = run(main([[Wait(1.5), busy(503)], quick]))  # the second lives on
     assert said == "quick" and took == pytest.approx(2)
     _, said, trace, took = run(main([[Wait(1.5), busy(503)], [Wait(1), busy(503)], [Wait(0.5), *reply("quick")]]))

@@ -368,6 +368,10 @@ def test_budgets() -> None:
     # a reply without a bound is given one where a budget must hold, and only there
     assert choose("large", Ask(money=10**9))[1].request.max_tokens == 4096
     assert choose("large")[1].request.max_tokens is None
+    models = {"long": {"upstream": "ours", "price": {"input": 0, "output": 1}, "max_output": 10_000},
+              "dear": {"upstream": "ours", "price": {"input": 0, "output": 100}, "max_output": 100}}
+    plan = choose("long", Ask(money=10_000), models=models, fallbacks={"long": {"error": ["dear"]}})[1]
+    assert plan.worst == 10_000 and plan.request.max_tokens == 100  # whoever answers
     assert choose("large", hedge={"on": True}, about=Ask(prompt=100), request=request)[1].worst == 2 * 51_000
 
 
@@ -396,7 +400,8 @@ def configs(draw: st.DrawFn) -> Config:
         "upstreams": {f"u{index}": {"url": "http://x", "privacy": reach, "concurrency": draw(st.integers(1, 2))}
                       for index, reach in enumerate(reaches)},
         "models": {name: {"upstream": f"u{index}", "price": {"input": draw(st.floats(0, 10)), "output": draw(st.floats(0, 10))},
-                          "quality": {"general": draw(st.floats(0, 1))}} for index, name in enumerate(NAMES)},
+                          "quality": {"general": draw(st.floats(0, 1))}, "max_output": draw(st.integers(1, 10_000))}
+                   for index, name in enumerate(NAMES)},
         "aliases": {"nick": draw(st.sampled_from([*NAMES, "ownship/p"]))},
         "fallbacks": {name: {"error": draw(subset), "context": draw(subset), "budget": draw(subset)}
                       for name in draw(st.sets(st.sampled_from(NAMES)))},
@@ -406,9 +411,11 @@ def configs(draw: st.DrawFn) -> Config:
 
 @settings(deadline=None, max_examples=200)
 @given(config=configs(), label=PRIVACY, asked=st.sampled_from([*NAMES, "nick", "ownship/p", "ownship/auto"]),
-       money=st.none() | st.integers(0, 10**5), models=st.none() | st.frozensets(st.sampled_from(NAMES)), data=st.data())
+       money=st.none() | st.integers(0, 10**5), models=st.none() | st.frozensets(st.sampled_from(NAMES)),
+       bound=st.sampled_from([None, 100]), data=st.data())
 def test_no_rule_moves_data_further_than_its_label(config: Config, label: Any, asked: str, money: int | None,
-                                                   models: frozenset[str] | None, data: st.DataObject) -> None:
+                                                   models: frozenset[str] | None, bound: int | None,
+                                                   data: st.DataObject) -> None:
     faults = [[busy(503)], [busy(400, code="context_length_exceeded")], [ConnectionResetError()], [Wait(2.0), *reply()], reply()]
     upstreams = {name: Scripted([data.draw(st.sampled_from(faults)) for _ in range(3)]) for name in config.upstreams}
 
@@ -417,8 +424,8 @@ def test_no_rule_moves_data_further_than_its_label(config: Config, label: Any, a
         about = Ask(label, money=money, models=models)
         for _ in range(3):
             try:
-                plan = door.plan(ask(asked, max_tokens=100), about)
-                assert plan == door.plan(ask(asked, max_tokens=100), about)
+                plan = door.plan(ask(asked, max_tokens=bound), about)
+                assert plan == door.plan(ask(asked, max_tokens=bound), about)
                 assert money is None or plan.worst <= money
                 trace = Trace(plan.asked)
                 await asyncio.gather(collect(door.stream(plan, trace)), collect(door.stream(plan, Trace(plan.asked))),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 
 from mcp.server.mcpserver import Image, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
@@ -13,6 +14,7 @@ server = MCPServer("tests")
 
 @server.tool(description="Adds two numbers")
 def add(a: int, b: int) -> str:
+    print("asked for", a, b, file=sys.stderr)
     return f"the sum is {a + b}"
 
 

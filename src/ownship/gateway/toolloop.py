@@ -1,8 +1,8 @@
 """The loop with the gateway's own tools: the model asks, the gateway calls, the model reads the result and goes on.
 
-To the client it is one reply: text and reasoning stream on through all turns, `max_tokens` and usage are those of all of them. Calls
-of the client's own tools end it, as without MCP. If a turn asks for tools of both kinds, the client's go back to it and the gateway's
-are not called: their results would be lost, for the client knows nothing of them, and the model can ask again.
+To the client it is one reply: text and reasoning stream on through all turns, `max_tokens` and usage are those of all of them.
+Calls of the client's own tools end it, as without MCP. If a turn asks for tools of both kinds, the client's go back to it and the
+gateway's are not called: their results would be lost, for the client knows nothing of them, and the model can ask again.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _AT_ONCE = 16  # calls that one turn may make
 
 async def run(request: Request, stream: Callable[[Request], AsyncGenerator[Event, None]], toolbox: Toolbox, privacy: Privacy,
               rounds: int, trace: Trace, deadline: float) -> AsyncGenerator[Event, None]:
-    """The reply to `request` with the tools that its `privacy` label allows. `stream` asks a model; it is called for each turn, at most
-    `rounds` + 1 times, and has to reserve and settle what the turn costs.
+    """The reply to `request` with the tools that its `privacy` label allows. `stream` asks a model; it is called for each turn, at
+    most `rounds` + 1 times, and has to reserve and settle what the turn costs.
 
     Raises GatewayError as `stream` does, 504 when the deadline (on `time.monotonic`) passes during a call, and 400 for `n` > 1.
     """
