@@ -383,6 +383,8 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(GatewayError, match="n > 1") as caught:
         loop([ANSWER], n=2)
     assert caught.value.status == 400
+    with pytest.raises(GatewayError, match="goes on from"):
+        loop([ANSWER], prefill=True)
     with pytest.raises(GatewayError, match="'t__add' is taken"):
         loop([ANSWER], tools=(Tool("t__add"),))
     _, requests, _ = loop([ADD, ANSWER], tool_choice=NamedTool("t__add"))

@@ -409,7 +409,7 @@ def configs(draw: st.DrawFn) -> Config:
         "hedge": {"on": draw(st.booleans())}})
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=120)
 @given(config=configs(), label=PRIVACY, asked=st.sampled_from([*NAMES, "nick", "ownship/p", "ownship/auto"]),
        money=st.none() | st.integers(0, 10**5), models=st.none() | st.frozensets(st.sampled_from(NAMES)),
        bound=st.sampled_from([None, 100]), data=st.data())

@@ -44,7 +44,7 @@ async def run(request: Request, stream: Callable[[Request], AsyncGenerator[Event
     """The reply to `request` with the tools that its `privacy` label allows. `stream` asks a model; it is called for each turn, at
     most `rounds` + 1 times, and has to reserve and settle what the turn costs.
 
-    Raises GatewayError as `stream` does, 504 when the deadline (on `time.monotonic`) passes during a call, and 400 for `n` > 1.
+    Raises GatewayError as `stream` does, 504 when the deadline (on `time.monotonic`) passes during a call, and 400 for `n` > 1 and for a prefill.
     """
     none = request.tool_choice == "none" or request.prompt is not None
     offers = {} if none else await toolbox.offers(privacy)
@@ -53,6 +53,8 @@ async def run(request: Request, stream: Callable[[Request], AsyncGenerator[Event
             async for event in events:
                 yield event
         return
+    if request.prefill:
+        raise invalid("a reply that goes on from an assistant's message does not go with tools that the gateway calls", "messages")
     if request.n > 1:
         raise invalid("n > 1 does not go with tools that the gateway calls", "n")
     if clash := next((tool.name for tool in request.tools if tool.name in offers), None):
