@@ -44,7 +44,8 @@ async def run(request: Request, stream: Callable[[Request], AsyncGenerator[Event
     """The reply to `request` with the tools that its `privacy` label allows. `stream` asks a model; it is called for each turn, at
     most `rounds` + 1 times, and has to reserve and settle what the turn costs.
 
-    Raises GatewayError as `stream` does, 504 when the deadline (on `time.monotonic`) passes during a call, and 400 for `n` > 1 and for a prefill.
+    Raises GatewayError as `stream` does, 504 when the deadline (on `time.monotonic`) passes during a call, and 400 for `n` > 1 and
+    for a prefill.
     """
     none = request.tool_choice == "none" or request.prompt is not None
     offers = {} if none else await toolbox.offers(privacy)
