@@ -1,8 +1,8 @@
 """The engine's own process: `python -m ownship.gateway.engine_child FD`, started by engine_process.py.
 
 Frames on the socket are a length of 4 bytes (big-endian) and JSON. In: first the settings, then `submit`, `cancel` and `compile`.
-Out: `ready` or `failed`, then an answer to each `compile` and, after every step, what it gave. The process ends when the socket does,
-and with any exception: the parent needs to know but one way in which it fails.
+Out: `ready` or `failed`, then an answer to each `compile` and, after every step, what it gave. The process ends when the socket
+does, and with any exception: the parent needs to know but one way in which it fails.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class _Loop:
                 with self._changed:
                     self._incoming.append(frame)
                     self._changed.notify()
-        os._exit(0)  # the parent is gone: at once, even in the midst of a step
+            os._exit(0)  # the parent is gone: at once, even in the midst of a step
 
     def _compile(self, frame: Frame) -> None:
         try:

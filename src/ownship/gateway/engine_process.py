@@ -1,7 +1,7 @@
 """The engine in a process of its own, as the gateway sees it: started, watched, started again, spoken to over a socket.
 
-The gateway's event loop never waits for a step, and imports no torch. A process that ends, or says nothing for `stall` seconds while
-it has work, is replaced; whoever waited for it is told 503.
+The gateway's event loop never waits for a step, and imports no torch. A process that ends, or says nothing for `stall` seconds
+while it has work, is replaced; whoever waited for it is told 503.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import tokenizers
 
@@ -35,6 +35,8 @@ Spec = tuple[str, str]  # kind and text of an engine.grammar.Grammar, which this
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0  # seconds before the next start, doubled each time
 _STEADY = 60.0  # seconds after which the failures before are forgotten
 _KNOWN = 1024  # grammars whose fate is remembered
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -94,11 +96,7 @@ class Jobs:
 
     async def next(self, deadline: float | None = None) -> Piece:
         """Raises GatewayError: 503 when the engine dies, 504 at the deadline (`time.monotonic`), 400 for a job it refuses."""
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        try:
-            item = await asyncio.wait_for(self.queue.get(), left)
-        except TimeoutError:
-            raise GatewayError(504, "timeout", "the deadline passed before the reply was complete") from None
+        item = await within(deadline, self.queue.get())
         if isinstance(item, GatewayError):
             raise item
         return item
@@ -135,7 +133,7 @@ class EngineProcess:
         self._tasks = [asyncio.create_task(self._supervise()), asyncio.create_task(self._watch())]
 
     async def ready(self) -> Info:
-        """Waits until the model is loaded. Raises UserError if it cannot be."""
+        """Waits until the model is loaded, for the first time or again. Raises UserError if it cannot be."""
         await self._settled.wait()
         if self.state == "failed":
             raise UserError(self.reason)
@@ -249,16 +247,18 @@ class EngineProcess:
         while True:
             self.state, self.reason, began = "loading", "", time.monotonic()
             self.starts += 1
+            mistaken = False
             try:
                 reason = await self._live()
             except UserError as error:
-                reason = str(error)
-                if self.info is None:  # it never worked: nothing will change by itself
-                    self.state, self.reason = "failed", reason
-                    self._settled.set()
-                    return
+                reason, mistaken = str(error), True
             finally:
+                self._settled.clear()
                 self._fail("the engine ended while this was running")
+            if mistaken and self.info is None:  # it never worked: nothing will change by itself
+                self.state, self.reason = "failed", reason
+                self._settled.set()
+                return
             if time.monotonic() - began > _STEADY:
                 pause = _FIRST_PAUSE
             log.error("%s; it starts again in %.1f s", reason, pause)
@@ -310,6 +310,14 @@ class EngineProcess:
                 future.set_exception(GatewayError(503, "upstream", why, code="engine_died", retry_after=1.0))
         self._jobs.clear()
         self._compiling.clear()
+
+
+async def within(deadline: float | None, work: Coroutine[Any, Any, T]) -> T:
+    """Raises GatewayError 504 at the deadline (`time.monotonic`)."""
+    try:
+        return await asyncio.wait_for(work, None if deadline is None else max(0.0, deadline - time.monotonic()))
+    except TimeoutError:
+        raise GatewayError(504, "timeout", "the deadline passed before the reply was complete") from None
 
 
 def _info(told: dict[str, Any]) -> Info:

@@ -130,7 +130,7 @@ class Chat:
 
         try:
             return self._template.render(
-                messages=[defuse(dict(message)) for message in messages], add_generation_prompt=reply,
+                messages=[defuse(_as_templates_say(message)) for message in messages], add_generation_prompt=reply,
                 eos_token=self.tokenizer.eos or "", bos_token="", **defuse(dict(variables)),
             )
         except (jinja2.TemplateError, TypeError) as error:
@@ -147,6 +147,11 @@ class Chat:
 
     def _plain(self, text: str, marker: str) -> list[int]:
         return self.tokenizer.encode(text.replace(marker, "")) if text else []
+
+
+def _as_templates_say(message: Message) -> dict[str, Any]:
+    """Templates of reasoning models call it `reasoning_content`."""
+    return {**message, "reasoning_content": message["reasoning"]} if "reasoning" in message else dict(message)
 
 
 def _refuse(message: str) -> None:
