@@ -134,10 +134,17 @@ class Choice:
                 return self._shown(text + THINK) + self._go_on(THINK)
             self.phase, self._scores = "reasoning", []
             return self._go_on(f"{THINK}\n")
-        if piece.stop is not None and not text and not plan.bare:
-            self._scores = []  # of the stop string's tokens
+        if piece.stop is not None and not plan.bare:
+            self._unscore()
         events = self._shown(text) if text or self._scores else []
         return [*events, Finished(self.index, "length" if piece.finish == "length" else "stop", piece.stop)]
+
+    def _unscore(self) -> None:
+        """Drops the scores of the tokens that only the stop string needed."""
+        tokens, shown = self._tokens, len(self._text)
+        while self._scores and len(self.plan.tokenizer.decode(tokens[:-1])) >= shown:
+            tokens = tokens[:-1]
+            self._scores.pop()
 
     def _shown(self, text: str) -> list[Event]:
         scores, self._scores = tuple(self._scores), []
