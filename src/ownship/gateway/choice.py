@@ -71,8 +71,8 @@ class Choice:
         self._may_think = not (plan.reasons or plan.bare or plan.format)  # a model that opens <think> unasked
         self._calls = toolcalls.Calls()
         self._undecided = ""  # text of which it is open whether it is an answer or a call
+        self._scores: list[tuple[int, TokenScore]] = []  # of tokens whose text is not shown yet, and where it begins
         self._blank = ""  # white space at the end of the text so far, dropped if a tool call follows
-        self._scores: list[TokenScore] = []  # of tokens whose text is not shown yet
         self._run(plan.prompt)
 
     def feed(self, piece: Piece) -> list[Event]:
@@ -92,13 +92,13 @@ class Choice:
         self.completion += len(piece.tokens)
         self._tokens += [id for id, _, _ in piece.tokens]
         self._text += piece.text
-        if self.phase == "either":
-            self._decide(piece)
+        if self.phase == "either" and not self._decide(piece):
+            return events
         if self.phase == "reasoning":
             return events + self._reason(piece)
         if self.phase == "text":
             return events + self._answer(piece)
-        return events + (self._call(piece) if self.phase == "calls" else [])
+        return events + self._call(piece)
 
     # What a piece means in each phase
 
@@ -115,8 +115,12 @@ class Choice:
     def _answer(self, piece: Piece) -> list[Event]:
         plan = self.plan
         if plan.sampling.top_logprobs is not None:
-            self._scores += [plan.score(id, logprob, top or ()) for id, logprob, top in piece.tokens
-                             if plan.bare or id not in plan.stop_ids]
+            for id, logprob, top in piece.tokens:
+                if plan.bare or id not in plan.stop_ids:
+                    score, begin = plan.score(id, logprob, top or ()), self._length
+                    self._length += len(self._stream.push(id))
+                    # a token may make bytes before it visible as well
+                    self._scores.append((max(begin, self._length - len(score.text)), score))
         text, self._blank = self._blank + piece.text, ""
         if piece.finish is None:
             if plan.calls is not None:
@@ -124,9 +128,8 @@ class Choice:
                 text, self._blank = shown, text[len(shown) :]
             return self._shown(text) if text else []
         if piece.stop == toolcalls.OPEN and plan.calls is not None:
-            self._scores = self._scores if text.strip() else []
             events = self._shown(text.rstrip()) if text.strip() else []
-            self.phase = "calls"
+            self.phase, self._scores = "calls", []
             return events + self._go_on(toolcalls.OPEN)
         if piece.stop == THINK and self._may_think:
             self._may_think = False
@@ -134,20 +137,15 @@ class Choice:
                 return self._shown(text + THINK) + self._go_on(THINK)
             self.phase, self._scores = "reasoning", []
             return self._go_on(f"{THINK}\n")
-        if piece.stop is not None and not plan.bare:
-            self._unscore()
-        events = self._shown(text) if text or self._scores else []
+        rest = piece.stop is None or plan.bare  # else what is left are the tokens of the stop string
+        events = self._shown(text, rest) if text or (rest and self._scores) else []
         return [*events, Finished(self.index, "length" if piece.finish == "length" else "stop", piece.stop)]
 
-    def _unscore(self) -> None:
-        """Drops the scores of the tokens that only the stop string needed."""
-        tokens, shown = self._tokens, len(self._text)
-        while self._scores and len(self.plan.tokenizer.decode(tokens[:-1])) >= shown:
-            tokens = tokens[:-1]
-            self._scores.pop()
-
-    def _shown(self, text: str) -> list[Event]:
-        scores, self._scores = tuple(self._scores), []
+    def _shown(self, text: str, rest: bool = False) -> list[Event]:
+        """Text with the scores of the tokens that it came from; with `rest`, all that are left."""
+        end = len(self._text) - len(self._blank)
+        count = sum(rest or start < end for start, _ in self._scores)
+        scores, self._scores = tuple(score for _, score in self._scores[:count]), self._scores[count:]
         return [TextDelta(self.index, text, scores)]
 
     def _call(self, piece: Piece) -> list[Event]:
@@ -158,14 +156,15 @@ class Choice:
             events.append(Finished(self.index, "length" if piece.finish == "length" else "tool_calls"))
         return events
 
-    def _decide(self, piece: Piece) -> None:
-        """An answer in JSON never begins as a call does."""
+    def _decide(self, piece: Piece) -> bool:
+        """Whether it is known by now if this is an answer or a call: JSON never begins as a call does."""
         self._undecided += piece.text
         if piece.finish is None and toolcalls.OPEN.startswith(self._undecided):
-            return
-        called = self._undecided.startswith(toolcalls.OPEN)
+            return False
+        called = self._undecided[: len(toolcalls.OPEN)] == toolcalls.OPEN[: len(self._undecided)] and bool(self._undecided)
         self.phase = "calls" if called else "text"
-        piece.text = self._undecided.removeprefix(toolcalls.OPEN) if called else self._undecided
+        piece.text = self._undecided[len(toolcalls.OPEN) :] if called else self._undecided
+        return True
 
     # What the engine shall do next
 
@@ -192,6 +191,7 @@ class Choice:
         self.job = Job(prompt, sampling, grammar, scored, ahead=self._runs > 0)
         self._runs += 1
         self._prompt, self._tokens, self._text = prompt, list[int](), ""
+        self._stream, self._length, self._blank = plan.tokenizer.stream(), 0, ""
         return True
 
     def _go_on(self, tail: str) -> list[Event]:
