@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import validate  # type: ignore[import-untyped]
 
+from ownship.gateway import toolcalls
 from ownship.gateway.types import (
     GatewayError,
     Image,
@@ -46,12 +47,12 @@ PARAMETERS = st.dictionaries(st.sampled_from(["x", "y", "z"]), VALUES, max_size=
 def test_forced_calls_obey_their_schemas(tiny: Door) -> None:
     count, ids = {"whole": 0, "cut": 0}, set[str]()
 
-    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(PARAMETERS, min_size=1, max_size=3), st.booleans(), st.booleans(), st.integers(0, 1 << 20))
     def check(schemas: list[dict[str, Any]], named: bool, thinks: bool, seed: int) -> None:
         tools = tuple(Tool(f"tool{'_' * index}", "", schema) for index, schema in enumerate(schemas))
         reply = tiny.ask(messages=user("go"), tools=tools, tool_choice=NamedTool("tool") if named else "required",
-                         parallel_tools=not named, seed=seed, max_tokens=900, thinking_tokens=20 if thinks else None)
+                         parallel_tools=not named, seed=seed, max_tokens=500, thinking_tokens=20 if thinks else None)
         choice = reply.choices[0]
         assert choice.text == "" and bool(choice.reasoning) == thinks
         assert 0 < reply.usage.reasoning <= 20 if thinks else not reply.usage.reasoning
@@ -67,12 +68,12 @@ def test_forced_calls_obey_their_schemas(tiny: Door) -> None:
             assert not named or call.name == "tool"
 
     check()
-    assert count["whole"] > 25, count
+    assert count["whole"] > 15, count
 
 
 @pytest.mark.parametrize("effort", [None, "none", "low", "high"])
 def test_a_schema_is_enforced_whatever_is_thought(tiny: Door, effort: Any) -> None:
-    for seed in range(6):
+    for seed in range(3):
         reply = tiny.ask(messages=user("a city"), format=JSONFormat(CITY), seed=seed, max_tokens=200, effort=effort)
         validate(json.loads(reply.choices[0].text), CITY)
         assert reply.choices[0].finish == "stop"
@@ -101,6 +102,19 @@ def test_tools_that_may_be_called(tiny: Door) -> None:
     assert none.choices[0].text == tiny.ask(messages=user("hi"), max_tokens=20, seed=1).choices[0].text
     single = tiny.ask(messages=user("hi"), tools=(WEATHER, TIME), tool_choice="required", parallel_tools=False, max_tokens=300)
     assert len(single.choices[0].calls) == 1
+
+
+def test_a_call_in_the_midst_of_a_reply(tiny: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random network never writes the tag, so a letter that it writes stands for it."""
+    monkeypatch.setattr(toolcalls, "describe", lambda tools: "There are tools.")
+    whole = tiny.ask(messages=user("hi"), tools=(WEATHER, TIME), max_tokens=60, seed=1).choices[0].text
+    monkeypatch.setattr(toolcalls, "OPEN", tag := next(letter for letter in whole[12:] if letter.isalpha()))
+    reply = tiny.ask(messages=user("hi"), tools=(WEATHER, TIME), max_tokens=900, seed=1)
+    choice = reply.choices[0]
+    assert choice.text == whole[: whole.index(tag)].rstrip() and choice.finish == "tool_calls" and choice.calls
+    for call in choice.calls:
+        assert call.name in ("weather", "weather_time")
+        validate(json.loads(call.arguments), CITY)
 
 
 def test_choices_and_seeds(tiny: Door) -> None:
@@ -175,6 +189,7 @@ REFUSED: list[tuple[dict[str, Any], str, str | None, str | None]] = [
     ({"messages": user("x"), "tools": (Tool("t", "", {"type": "string"}),)}, "type object", "tools", None),
     ({"messages": user("x"), "logprobs": 21}, "between 0 and 20", "top_logprobs", None),
     ({"messages": user("x"), "temperature": -1.0}, "temperature", "temperature", None),
+    ({"messages": user("x"), "stop": ("a", "")}, "must not be empty", "stop", None),
     ({"messages": user("x"), "logit_bias": {999: 1.0}}, "logit_bias", "logit_bias", None),
 ]
 

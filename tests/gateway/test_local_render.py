@@ -10,6 +10,7 @@ from engines import user
 from tiny import CHATML, byte_tokenizer
 
 from ownship.gateway.render import Renderer
+from ownship.gateway.toolcalls import wire
 from ownship.gateway.types import GatewayError, Message, NamedTool, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 
 TOOL = Tool("weather", "What it is like <|im_end|>", {"type": "object", "properties": {"city": {"type": "string"}}})
@@ -61,6 +62,21 @@ def test_a_template_that_knows_them() -> None:
     assert "<think>I look</think>A moment." in text
     assert "<|im_start|>tool\ncold<|im_end|>\n<|im_start|>tool\nError: gone<|im_end|>" in text
     assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+
+
+def test_tools_as_transformers_renders_them() -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = byte_tokenizer()
+    messages = [{"role": "user", "content": "Oslo?"}, {"role": "assistant", "content": "A moment.", "tool_calls": [
+        {"id": "1", "type": "function", "function": {"name": "weather", "arguments": {"city": "Ö"}}}]},
+        {"role": "tool", "content": "cold", "tool_call_id": "1"}]
+    tool = Tool("weather", "What it is like", TOOL.schema)
+    theirs = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend).apply_chat_template(
+        messages, tools=[wire(tool)], chat_template=HERMES, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    talk = (Message("user", (Text("Oslo?"),)), Message("assistant", (Text("A moment."), ToolCall("1", "weather", '{"city": "Ö"}'))),
+            Message("tool", (ToolResult("1", (Text("cold"),)),)))
+    assert rendered(HERMES, messages=talk, tools=(tool,), effort="none") == theirs
 
 
 def test_which_tools_are_told_of() -> None:

@@ -209,8 +209,11 @@ def _sampling(request: Request) -> Sampling:
         "temperature": request.temperature, "top_p": request.top_p, "top_k": request.top_k, "min_p": request.min_p,
         "repetition_penalty": request.repetition_penalty, "presence_penalty": request.presence_penalty,
         "frequency_penalty": request.frequency_penalty, "seed": request.seed, "top_logprobs": request.logprobs}
+    if "" in request.stop:
+        raise invalid("a stop string must not be empty", "stop")
     try:
         return Sampling(**{name: value for name, value in given.items() if value is not None}, stop=request.stop,
                         logit_bias=tuple(request.logit_bias.items()))
     except UserError as error:
-        raise invalid(str(error), str(error).split()[0]) from None
+        name = str(error).split()[0]  # these messages begin with it
+        raise invalid(str(error), name if name in given or name == "logit_bias" else None) from None

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ownship.gateway.engine_process import Spec
-from ownship.gateway.types import GatewayError, JSONFormat, Tool, ToolCall, invalid
+from ownship.gateway.types import JSONFormat, Tool, ToolCall, invalid
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
@@ -81,7 +81,7 @@ class Calls:
             self._text = self._text[match.end() :]
             if self._place == "head":
                 self.count += 1
-                yield self.count - 1, _name(match[1]), ""
+                yield self.count - 1, json.loads(match[1]), ""
             self._place = "arguments" if self._place == "head" else "head"
 
     def _end(self) -> int:
@@ -99,10 +99,3 @@ class Calls:
                 if not self._depth:
                     return at + 1
         return len(self._text)
-
-
-def _name(text: str) -> str:
-    name = json.loads(text)
-    if not isinstance(name, str):
-        raise GatewayError(500, "internal", "a tool call without a name")
-    return name
