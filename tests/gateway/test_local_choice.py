@@ -18,7 +18,7 @@ from ownship.engine.request import Sampling
 from ownship.engine.text import TextOut
 from ownship.gateway.choice import Choice, Plan
 from ownship.gateway.engine_process import Job, Piece
-from ownship.gateway.types import Event, Started, TokenScore, Used
+from ownship.gateway.types import Event, GatewayError, Started, TokenScore, Used
 
 TOKENIZER = byte_tokenizer()
 END = TOKENIZER.eos_id
@@ -166,3 +166,9 @@ def test_a_format_or_a_call(seed: int) -> None:
     assert (answered.choices[0].text, answered.choices[0].finish) == ('{"a":"<tool_call>"}', "stop")
 
 
+def test_a_grammar_that_gives_up_is_an_error() -> None:
+    """Never a reply that looks as if it had kept to its schema."""
+    choice = Choice(0, replace(PLAN, format=("json_schema", "{}")))
+    with pytest.raises(GatewayError) as caught:
+        choice.feed(Piece(0, finish="failed"))
+    assert caught.value.status == 500

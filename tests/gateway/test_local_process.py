@@ -142,7 +142,7 @@ def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     assert engine.starts == 1  # nothing will change by itself
 
 
-def test_a_grammar_that_cannot_go_on_fails_its_request_alone(tiny: Door) -> None:
+def test_what_is_refused_does_not_disturb_its_neighbour(tiny: Door) -> None:
     async def scene() -> None:
         beside = asyncio.create_task(take(tiny.local, Request("any", messages=user("a"), max_tokens=40)))
         await failure(take(tiny.local, Request("any", prompt=(1, 9999))))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import logging
 import math
@@ -120,7 +121,7 @@ class EngineProcess:
         self._number = 0
         self._jobs: dict[int, Jobs] = {}
         self._compiling: dict[int, asyncio.Future[str | None]] = {}
-        self._known: dict[Spec, str | None] = {}
+        self._known: dict[bytes, str | None] = {}  # SHA-256 of a grammar → why it cannot be used
         self._heard = 0.0
         self._writer: asyncio.StreamWriter | None = None
         self._told: dict[str, Any] = {}
@@ -168,7 +169,8 @@ class EngineProcess:
 
     async def compile(self, grammar: Spec) -> str | None:
         """Makes a grammar ready; why it cannot be used, or None. Raises GatewayError 503 if the engine is not there."""
-        if grammar not in self._known:
+        known = hashlib.sha256("\0".join(grammar).encode(errors="surrogatepass")).digest()
+        if known not in self._known:
             self.available()
             self._work()
             number = self._next()
@@ -178,8 +180,8 @@ class EngineProcess:
             reason = await future
             if len(self._known) >= _KNOWN:
                 self._known.clear()
-            self._known[grammar] = reason
-        return self._known[grammar]
+            self._known[known] = reason
+        return self._known[known]
 
     async def close(self) -> None:
         """Ends the process; who waits for it is told 503."""

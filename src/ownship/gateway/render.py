@@ -59,7 +59,11 @@ class Renderer:
 
 
 def thinking(request: Request, by_itself: bool) -> bool:
-    """Whether the reply begins with reasoning: if it was asked for, or nothing was said and the model does so `by_itself`."""
+    """Whether the reply begins with reasoning: if it was asked for, or nothing was said and the model does so `by_itself`.
+
+    A model whose template does not know reasoning is made to do it all the same when it is asked for: its reply is opened with
+    <think>, and closed at the bound.
+    """
     if request.prompt is not None or request.effort == "none" or request.thinking_tokens == 0:
         return False
     by_itself = by_itself and not request.prefill
