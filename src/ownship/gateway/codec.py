@@ -1,4 +1,4 @@
-"""What the four wire formats have in common: the shape of a codec, and how a request is validated."""
+"""What the four wire formats have in common: what each has to offer, and how a request is validated."""
 
 from __future__ import annotations
 

@@ -124,8 +124,8 @@ def _item(part: Part) -> dict[str, Any] | None:
     if encrypted:
         summary = [{"type": "summary_text", "text": part.text}] if part.text else []
         return {"type": "reasoning", "id": id, "summary": summary, "encrypted_content": encrypted}
-    content = [{"type": "reasoning_text", "text": part.text}] if part.text else []
-    return {"type": "reasoning", "id": id, "summary": [], "content": content}
+    told = [{"type": "reasoning_text", "text": part.text}] if part.text else []
+    return {"type": "reasoning", "id": id, "summary": [], "content": told}
 
 
 # What it replies
