@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field
 from ownship.gateway import failure, scores, sse
 from ownship.gateway.codec import Asked, Name, Strict, checked, image_url, new_id, validated
 from ownship.gateway.reply import Reply
+from ownship.gateway.to_chat import PATH as PATH
 from ownship.gateway.to_chat import detail, thought
 from ownship.gateway.types import (
     Effort,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from ownship.gateway.types import (
     Event,
@@ -118,7 +119,7 @@ async def gather(events: AsyncIterator[Event]) -> Reply:
     return reply
 
 
-async def close(events: AsyncIterator[Event]) -> None:
+async def close(events: AsyncIterator[Any]) -> None:
     """Ends the work behind a stream that is not read to its end; of one that was, it does nothing."""
     if isinstance(events, AsyncGenerator):
         await events.aclose()

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ import httpx
 from ownship.errors import UserError
 from ownship.gateway import failure, sse, to_chat, to_completions, to_messages, to_responses
 from ownship.gateway.codec import Dialect
+from ownship.gateway.reply import close
 from ownship.gateway.types import Event, GatewayError, Image, Request, Text, ToolCall, ToolResult, Used, Wire
 
 DIALECTS: Mapping[Wire, Dialect] = {"chat": to_chat, "completions": to_completions, "responses": to_responses,
@@ -53,8 +55,8 @@ def estimate(request: Request) -> int:
 class HTTPUpstream:
     """A server at `base_url` that speaks `wire`. A `base_url` without a path gets /v1, where all the formats live.
 
-    `model` is the server's name of the model, where it is not the one the client asked for. `silence` is the longest time in seconds
-    without a byte: of a reply that is not streamed, the longest time to think. Raises UserError for a `base_url` that is none.
+    `model` is the server's name of the model, where it is not the one the client asked for. `silence` is the longest time without a
+    byte, in seconds: of a reply that is not streamed, the longest time to think. Raises UserError for a `base_url` that is none.
     """
 
     def __init__(self, base_url: str, wire: Wire, key: str | None = None, model: str | None = None, silence: float = 120.0,
@@ -115,8 +117,6 @@ class HTTPUpstream:
         await self._client.aclose()
 
     def _named(self, request: Request) -> Request:
-        from dataclasses import replace
-
         return request if self.model is None else replace(request, model=self.model)
 
     @asynccontextmanager
@@ -172,9 +172,9 @@ class HTTPUpstream:
         async with aclosing(self._chunks(response, limit, deadline)) as chunks:
             return b"".join([chunk async for chunk in chunks])
 
-    async def _chunks(self, response: httpx.Response, limit: int, deadline: float | None) -> AsyncIterator[bytes]:
-        size = 0
-        async with aclosing(response.aiter_raw()) as chunks:
+    async def _chunks(self, response: httpx.Response, limit: int, deadline: float | None) -> AsyncGenerator[bytes, None]:
+        size, chunks = 0, response.aiter_raw()
+        try:
             while True:
                 try:
                     chunk = await self._within(anext(chunks, None), deadline)
@@ -188,6 +188,8 @@ class HTTPUpstream:
                 if size > limit:
                     raise GatewayError(502, "upstream", f"the upstream's reply is larger than {limit} bytes")
                 yield chunk
+        finally:
+            await close(chunks)
 
     async def _within(self, work: Any, deadline: float | None) -> Any:
         if deadline is None:
