@@ -333,6 +333,8 @@ class ChatWriter:
         self.head: dict[str, Any] = {"id": new_id("chatcmpl-"), "object": "chat.completion.chunk", "created": asked.created,
                                      "model": asked.request.model}
         self.count, self.usage, self.scored = asked.request.n, asked.usage, asked.request.logprobs is not None
+        self.thoughts: list[list[str]] = [[] for _ in range(self.count)]  # of each choice: the text that nothing has signed yet
+        self.signed = [0] * self.count
 
     def _chunk(self, index: int, delta: dict[str, Any], finish: Finish | None = None, logprobs: Any = None) -> bytes:
         chunk = {**self.head, "choices": [{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}]}
@@ -345,10 +347,7 @@ class ChatWriter:
             logprobs = {"content": scores.told(event.scores), "refusal": None} if self.scored and event.scores else None
             return self._chunk(event.index, {"content": event.text}, None, logprobs) if event.text or logprobs else b""
         if isinstance(event, ReasoningDelta):
-            delta: dict[str, Any] = {"reasoning_content": event.text, "reasoning": event.text} if event.text else {}
-            if event.signature is not None or event.redacted is not None:
-                delta["reasoning_details"] = [detail(event)]
-            return self._chunk(event.index, delta) if delta else b""
+            return self._think(event)
         if isinstance(event, ToolDelta):
             call: dict[str, Any] = {"index": event.call, "function": {"arguments": event.arguments}}
             if event.name is not None:
@@ -363,6 +362,22 @@ class ChatWriter:
         if isinstance(event, Used):
             return (sse.send({**self.head, "choices": [], "usage": usage(event.usage)}) if self.usage else b"") + sse.DONE
         raise AssertionError(event)
+
+    def _think(self, event: ReasoningDelta) -> bytes:
+        """A signature comes with the whole thought that it signs, so that a client which puts the pieces of a message together (as
+        OpenAI's does by `index`) hands back both."""
+        delta: dict[str, Any] = {}
+        if event.text:
+            delta = {"reasoning_content": event.text, "reasoning": event.text}
+            self.thoughts[event.index].append(event.text)
+        if event.signature is not None or event.redacted is not None:
+            thought = Reasoning("" if event.redacted is not None else "".join(self.thoughts[event.index]), event.signature,
+                                event.redacted)
+            delta["reasoning_details"] = [{**detail(thought), "index": self.signed[event.index]}]
+            self.signed[event.index] += 1
+            if event.signature is not None:
+                self.thoughts[event.index].clear()
+        return self._chunk(event.index, delta) if delta else b""
 
     def fail(self, error: GatewayError) -> bytes:
         return sse.send(refusal(error))

@@ -114,12 +114,12 @@ def validated(model: type[M], body: Any) -> M:
         return model.model_validate(body)
     except ValidationError as error:
         found = error.errors(include_url=False)
-    nulls = [_path(body, one["loc"]) for one in found if one["type"] == "extra_forbidden" and one["input"] is None]
+    nulls = [_path(body, one) for one in found if one["type"] == "extra_forbidden" and one["input"] is None]
     if nulls:
         for path in nulls:
             body = _without(body, path)
         return validated(model, body)
-    places = [_path(body, one["loc"]) for one in found]
+    places = [_path(body, one) for one in found]
     deepest = max(range(len(found)), key=lambda at: (len(places[at]), -at))  # of a union, the branch that came furthest
     one, place = found[deepest], ".".join(str(part) for part in places[deepest])
     if one["type"] == "extra_forbidden":
@@ -192,17 +192,23 @@ def mapping(value: Any) -> dict[str, Any]:
     raise TypeError("an object expected")
 
 
-def _path(body: Any, loc: tuple[int | str, ...]) -> list[int | str]:
+def _path(body: Any, error: Any) -> list[int | str]:
     """pydantic's place of an error less the names of a union's branches, which are not in the body."""
-    path: list[int | str] = []
-    here = body
-    for at, part in enumerate(loc):
-        if (isinstance(here, dict) and part in here) or (isinstance(here, list) and isinstance(part, int) and part < len(here)):
-            path.append(part)
-            here = here[part]  # type: ignore[index]
-        elif at == len(loc) - 1 and isinstance(here, dict) and isinstance(part, str):
-            path.append(part)  # a required field that is not there
-    return path
+    return _walk(body, error["loc"], error["type"] == "missing")[1]
+
+
+def _walk(here: Any, loc: tuple[int | str, ...], missing: bool) -> tuple[bool, list[int | str]]:
+    """A branch can have the name of a field: of the two ways to read it, that which finds a use for the end of `loc` is meant."""
+    if not loc:
+        return True, []
+    part, rest = loc[0], loc[1:]
+    if not rest and missing and isinstance(here, dict):
+        return True, [part]
+    skipped = _walk(here, rest, missing) if rest else (False, [])
+    if (isinstance(here, dict) and part in here) or (isinstance(here, list) and isinstance(part, int) and part < len(here)):
+        found, path = _walk(here[part], rest, missing)  # type: ignore[index]
+        return max((found, [part, *path]), skipped, key=lambda way: (way[0], len(way[1])))
+    return skipped
 
 
 def _without(body: Any, path: list[int | str]) -> Any:

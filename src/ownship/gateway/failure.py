@@ -18,12 +18,14 @@ _ANTHROPIC: dict[ErrorKind, str] = {
     "invalid": "invalid_request_error", "not_found": "not_found_error", "too_large": "request_too_large",
     "authentication": "authentication_error", "permission": "permission_error", "rate_limit": "rate_limit_error",
     "overloaded": "overloaded_error", "upstream": "api_error", "timeout": "timeout_error", "internal": "api_error"}
+CODES: dict[ErrorKind, str] = {"rate_limit": "rate_limit_exceeded", "overloaded": "overloaded", "timeout": "timeout"}
 _LONGEST = 600  # characters of an upstream's message that are passed on
 
 
 def openai_error(error: GatewayError) -> dict[str, Any]:
     """The body of a refusal in OpenAI's formats."""
-    return {"error": {"message": error.message, "type": _OPENAI[error.kind], "param": error.param, "code": error.code}}
+    return {"error": {"message": error.message, "type": _OPENAI[error.kind], "param": error.param,
+                      "code": error.code or CODES.get(error.kind)}}
 
 
 def anthropic_error(error: GatewayError) -> dict[str, Any]:

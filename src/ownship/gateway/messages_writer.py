@@ -88,8 +88,9 @@ class MessagesWriter:
             self.finished = event
             return self._end()
         if isinstance(event, Started):
-            message: dict[str, Any] = {"id": new_id("msg_"), "type": "message", "role": "assistant", "model": event.model,
-                                       "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage(Usage(event.prompt_tokens))}
+            message: dict[str, Any] = {
+                "id": new_id("msg_"), "type": "message", "role": "assistant", "model": event.model, "content": [],
+                "stop_reason": None, "stop_sequence": None, "usage": usage(Usage(event.prompt_tokens))}
             return sse.send_named({"type": "message_start", "message": message})
         if isinstance(event, Used):
             assert self.finished is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ownship.gateway import scores, sse
+from ownship.gateway import failure, scores, sse
 from ownship.gateway.codec import Asked, new_id
 from ownship.gateway.reply import Reply
 from ownship.gateway.types import (
@@ -155,8 +155,7 @@ class ResponsesWriter:
         if isinstance(event, ToolDelta):
             begun = b""
             if event.call != self.number or self.kind is not ToolCall:
-                self.call, self.number = ToolCall(event.id or "", event.name or "", ""), self._next_call(event)
-                begun = self._begin(ToolCall, new_id("fc_"))
+                begun = self._begin_call(event)
             self.texts.append(event.arguments)
             return begun + (self._in_item("function_call_arguments.delta", delta=event.arguments) if event.arguments else b"")
         if isinstance(event, ReasoningDelta):
@@ -172,10 +171,14 @@ class ResponsesWriter:
             return self._send(self.response["status"], response=self.response)
         raise AssertionError(event)
 
-    def _next_call(self, event: ToolDelta) -> int:
+    def _begin_call(self, event: ToolDelta) -> bytes:
         if event.name is None:
             raise GatewayError(502, "upstream", "the upstream went back to a tool call that it had ended")
-        return event.call
+        sent = self._end()
+        self.call, self.number = ToolCall(event.id or "", event.name, ""), event.call
+        self.kind, self.id = ToolCall, new_id("fc_")
+        item = _call(self.id, self.call) | {"status": "in_progress"}
+        return sent + self._send("output_item.added", output_index=len(self.output), item=item)
 
     def _think(self, event: ReasoningDelta) -> bytes:
         if not (event.text or event.signature or event.redacted):
@@ -192,12 +195,9 @@ class ResponsesWriter:
         self.signature, self.redacted = event.signature, event.redacted
         return sent if event.signature is None and event.redacted is None else sent + self._end()
 
-    def _begin(self, kind: type[Text] | type[Reasoning] | type[ToolCall], id: str, thought: bool = True) -> bytes:
+    def _begin(self, kind: type[Text] | type[Reasoning], id: str, thought: bool = True) -> bytes:
         sent = self._end()
         self.kind, self.id = kind, id
-        if kind is ToolCall:
-            item = _call(id, self.call) | {"status": "in_progress"}
-            return sent + self._send("output_item.added", output_index=len(self.output), item=item)
         item = {"type": "message", "id": id, "status": "in_progress", "role": "assistant", "content": []} if kind is Text else \
             _reasoning(Reasoning(""), False, id) | {"status": "in_progress"}
         sent += self._send("output_item.added", output_index=len(self.output), item=item)
@@ -220,7 +220,7 @@ class ResponsesWriter:
             sent += self._in_item("content_part.done", content_index=0, part=item["content"][0])
         elif self.kind is ToolCall:
             item = _call(self.id, ToolCall(self.call.id, self.call.name, text))
-            sent += self._in_item("function_call_arguments.done", name=self.call.name, arguments=text)
+            sent += self._in_item("function_call_arguments.done", arguments=text)
         else:
             item = _reasoning(Reasoning(text, self.signature, self.redacted), self.summarised, self.id)
             if text and self.summarised:
@@ -237,11 +237,12 @@ class ResponsesWriter:
         return sent
 
     def fail(self, error: GatewayError) -> bytes:
-        """Those who follow the protocol look for `response.failed`; OpenAI's own clients raise an exception for `error`, so that no
-        broken reply is taken for a whole one."""
-        codes = {"rate_limit": "rate_limit_exceeded", "invalid": "invalid_prompt"}
-        code = codes.get(error.kind, "server_error")
-        told = {"code": error.code or code, "message": error.message, "param": error.param}
+        """OpenAI's own clients raise an exception for `error`, so that no broken reply is taken for a whole one; others, which
+        follow the protocol, look for `response.failed`."""
+        told = failure.openai_error(error)["error"]
+        event = {"type": "error", "sequence_number": self.sequence, "code": told["code"], "message": error.message,
+                 "param": error.param, "error": told}
+        self.sequence += 1
+        code = {"rate_limit": "rate_limit_exceeded", "invalid": "invalid_prompt"}.get(error.kind, "server_error")
         self.response |= {"status": "failed", "output": self.output, "error": {"code": code, "message": error.message}}
-        failed = self._send("failed", response=self.response)
-        return failed + sse.send_named({"type": "error", "sequence_number": self.sequence, **told, "error": told})
+        return sse.send_named(event) + self._send("failed", response=self.response)

@@ -129,7 +129,7 @@ def thought(thoughts: list[Reasoning]) -> dict[str, Any]:
     return told
 
 
-def detail(one: Reasoning | ReasoningDelta) -> dict[str, Any]:
+def detail(one: Reasoning) -> dict[str, Any]:
     if one.redacted is not None:
         return {"type": "reasoning.encrypted", "data": one.redacted}
     return {"type": "reasoning.text", "text": one.text} | ({"signature": one.signature} if one.signature else {})
@@ -142,7 +142,9 @@ def events(reply: Any, request: Request) -> list[Event]:
     found: list[Event] = [Started(string(reply.get("model")) or request.model)]
     for choice in reply["choices"]:
         index, message = count(choice.get("index")), mapping(choice["message"])
-        found += _thoughts(index, message, whole=True)
+        details = message.get("reasoning_details") or ()
+        told = not any(one.get("text") or one.get("summary") for one in details)  # or else they say which thought each signs
+        found += _thoughts(index, _plain_thought(message) if told else "", details, told)
         text = string(message.get("content")) or string(message.get("refusal"))
         logprobs = scores.read(mapping(choice.get("logprobs")).get("content"))
         if text or logprobs:
@@ -172,19 +174,18 @@ def _finished(index: int, choice: dict[str, Any], calls: bool, refused: bool) ->
     return Finished(index, finish, stop if isinstance(stop, str) and finish == "stop" else None)
 
 
-def _thoughts(index: int, delta: dict[str, Any], whole: bool = False) -> list[Event]:
-    """The text comes under one name or under two; details that come with it add only signatures, except in a whole message, where
-    they say which thought each signs."""
-    text = string(delta.get("reasoning_content")) or string(delta.get("reasoning"))
-    details = delta.get("reasoning_details") or ()
-    if whole and any(one.get("text") or one.get("summary") for one in details):
-        text = ""
+def _plain_thought(delta: dict[str, Any]) -> str:
+    return string(delta.get("reasoning_content")) or string(delta.get("reasoning"))
+
+
+def _thoughts(index: int, text: str, details: Any, told: bool) -> list[Event]:
+    """`text` comes under one name or under two; if it was `told`, `details` of it add only signatures."""
     found: list[Event] = [ReasoningDelta(index, text)] if text else []
-    for one in details:
+    for one in details or ():
         if one.get("type") == "reasoning.encrypted":
             found.append(ReasoningDelta(index, "", None, string(one["data"])))
         else:
-            part = "" if text else string(one.get("text") or one.get("summary"))
+            part = "" if told else string(one.get("text") or one.get("summary"))
             if part or one.get("signature"):
                 found.append(ReasoningDelta(index, part, string(one.get("signature")) or None))
     return found
@@ -206,6 +207,7 @@ class ChatParser:
         self.calls: list[dict[Any, int]] = [{} for _ in range(request.n)]  # of each choice: the upstream's index → ours
         self.last: list[int] = [0] * request.n
         self.bare: set[tuple[int, int]] = set()  # calls without arguments so far
+        self.thought: set[int] = set()  # choices whose thoughts come as plain text, whatever details come with it
         self.refused: set[int] = set()
         self.finished: set[int] = set()
         self.usage = Usage()
@@ -232,7 +234,11 @@ class ChatParser:
 
     def _choice(self, index: int, choice: dict[str, Any], found: list[Event]) -> None:
         delta = mapping(choice.get("delta"))
-        found += _thoughts(index, delta)
+        thought = _plain_thought(delta)
+        if thought:
+            self.thought.add(index)
+        if thought or delta.get("reasoning_details"):
+            found += _thoughts(index, thought, delta.get("reasoning_details"), index in self.thought)
         text = string(delta.get("content"))
         if delta.get("refusal"):
             text += string(delta["refusal"])
