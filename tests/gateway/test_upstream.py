@@ -80,8 +80,8 @@ def test_what_is_no_reply(response: Callable[[], httpx.Response], wire: Wire) ->
 def fuzzed(keys: list[str]) -> st.SearchStrategy[Any]:
     leaves = st.one_of(st.none(), st.booleans(), st.integers(-3, 3), st.floats(allow_nan=False, allow_infinity=False),
                        st.sampled_from(VALUES))
-    return st.recursive(
-        leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(keys), inner, max_size=5), max_leaves=25)
+    names = st.sampled_from(keys)
+    return st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=5), max_leaves=25)
 
 
 KEYS = ["type", "choices", "index", "delta", "message", "content", "text", "tool_calls", "function", "name", "arguments", "id",
@@ -106,8 +106,8 @@ def test_strange_replies_end_in_events_or_in_an_error_of_ours(wire: Wire, replie
 
 
 STATUSES = [(400, 400, "invalid"), (422, 400, "invalid"), (401, 502, "upstream"), (403, 502, "upstream"), (404, 404, "not_found"),
-            (408, 504, "timeout"), (413, 413, "too_large"), (429, 429, "rate_limit"), (500, 502, "upstream"), (503, 503, "overloaded"),
-            (504, 504, "timeout"), (529, 503, "overloaded")]
+            (408, 504, "timeout"), (413, 413, "too_large"), (429, 429, "rate_limit"), (500, 502, "upstream"),
+            (503, 503, "overloaded"), (504, 504, "timeout"), (529, 503, "overloaded")]
 
 
 @pytest.mark.parametrize(("status", "ours", "kind"), STATUSES)
@@ -277,6 +277,27 @@ def test_nobody_there() -> None:
     url = run(_with(sending(), work))  # this port is free again
     error = fails(HTTPUpstream(url, "chat"))
     assert (error.status, error.kind) == (502, "upstream") and "reached" in error.message
+
+
+def test_a_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[bytes] = []
+
+    async def server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readuntil(b"\r\n"))
+        writer.write(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")
+
+    async def work(url: str) -> None:
+        for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("http_proxy", url)
+        with pytest.raises(GatewayError, match="overloaded"):
+            await listed(HTTPUpstream("http://models.invalid", "chat").stream(ASKED["chat"]))
+        monkeypatch.setenv("no_proxy", "models.invalid")
+        with pytest.raises(GatewayError, match="reached"):
+            await listed(HTTPUpstream("http://models.invalid", "chat").stream(ASKED["chat"]))
+
+    run(_with(server, work))
+    assert heard == [b"POST http://models.invalid/v1/chat/completions HTTP/1.1\r\n"]
 
 
 def test_closing_the_stream_ends_the_connection() -> None:
