@@ -134,6 +134,8 @@ def moment(said: str, now: int, ahead: bool) -> int:
 
 def run(config: Keys | Usage) -> None:
     """Runs one command. Raises UserError for what the user can mend."""
+    from sqlalchemy.exc import DBAPIError
+
     from ownship.store import database
 
     command = config.action if isinstance(config, Keys) else config
@@ -157,6 +159,8 @@ def run(config: Keys | Usage) -> None:
                     _budget(connection, command, now)
                 case Usage():
                     _usage(connection, command, now)
+    except DBAPIError as error:
+        raise UserError(f"the database failed: {database.reason(error)}") from None
     finally:
         engine.dispose()
 

