@@ -8,6 +8,7 @@ they read is what they write on. PostgreSQL runs at READ COMMITTED, and writers 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +16,13 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 
 from ownship.errors import UserError
 from ownship.store import schema
 
 _LOCK = 0x6F776E73  # PostgreSQL's advisory lock around migrations
+_LOGGER = "ownship"  # of the engine, below sqlalchemy.engine.Engine
 _WAIT = 30.0  # seconds that a writer waits for another process's transaction
 _SILENT = 60  # seconds after which a PostgreSQL server that says nothing is taken for lost
 
@@ -34,6 +36,8 @@ def default() -> str:
 def connect(url: str) -> sa.Engine:
     """An engine on the database at `url` (sqlite:///file, postgresql://…, or the path of an SQLite file), which is made or
     brought up to date if need be. Raises UserError if it cannot be had; a password is never part of the message."""
+    # at its debug level SQLAlchemy logs the rows it reads, whoever set that level for whatever reason: replies, hashes of keys
+    logging.getLogger(f"sqlalchemy.engine.Engine.{_LOGGER}").setLevel(logging.WARNING)
     target = _target(url)
     shown = target.render_as_string(hide_password=True)
     engine = _sqlite(target) if target.get_backend_name() == "sqlite" else _postgres(target)
@@ -81,7 +85,7 @@ def _sqlite(target: sa.URL) -> sa.Engine:
         raise UserError(f"{file}: the database cannot be opened ({error.strerror}); --store or OWNSHIP_STORE names another"
                         ) from None
     # hide_parameters: an error's text would otherwise hold what was written
-    engine = sa.create_engine(target, hide_parameters=True, connect_args={"timeout": _WAIT})
+    engine = sa.create_engine(target, hide_parameters=True, logging_name=_LOGGER, connect_args={"timeout": _WAIT})
     _in_one_statement(engine)
 
     @sa.event.listens_for(engine, "connect")
@@ -100,17 +104,21 @@ def _sqlite(target: sa.URL) -> sa.Engine:
 
 def _postgres(target: sa.URL) -> sa.Engine:
     try:
-        engine = sa.create_engine(target, hide_parameters=True, pool_pre_ping=True, isolation_level="READ COMMITTED",
+        engine = sa.create_engine(target, hide_parameters=True, logging_name=_LOGGER, isolation_level="READ COMMITTED",
                                   connect_args={"timeout": _SILENT} if target.drivername == "postgresql+pg8000" else {})
     except (ImportError, SQLAlchemyError):
         raise UserError(f"{target.drivername} needs a driver: pip install 'ownship[postgres]'") from None
     _in_one_statement(engine)
 
     @sa.event.listens_for(engine, "handle_error")
-    def failed(context: sa.ExceptionContext) -> None:
-        detail = error_fields(context.original_exception)
-        if detail.get("C", "").startswith(("08", "57P")):  # the server shuts down or ended this connection
+    def failed(context: sa.ExceptionContext) -> Exception | None:
+        error = context.original_exception
+        if error_fields(error).get("C", "").startswith(("08", "57P")):  # the server shuts down or ended this connection
             context.is_disconnect = True
+        if isinstance(error, OSError):  # pg8000 lets these through; all connections of the pool are made anew then
+            context.is_disconnect = True
+            return OperationalError(None, None, error, hide_parameters=True, connection_invalidated=True)
+        return None
 
     return engine
 

@@ -186,11 +186,14 @@ class Store:
         """The function on a connection in another thread: `usage.usage`, `budgets.status`, …"""
 
         def run() -> T:
-            try:
-                with self.engine.connect() as connection:
-                    return function(connection)
-            except sa.exc.SQLAlchemyError as error:
-                raise StoreFailed(f"the database did not answer ({type(error).__name__})") from None
+            for last in (False, True):
+                try:
+                    with self.engine.connect() as connection:
+                        return function(connection)
+                except sa.exc.SQLAlchemyError as error:
+                    if last or not (isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated):
+                        raise StoreFailed(f"the database did not answer ({type(error).__name__})") from None
+            raise AssertionError
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, run)
 

@@ -34,7 +34,7 @@ def usage(connection: sa.Connection, by: By, since: int | None = None, until: in
     """Requests that began from `since` to before `until` (milliseconds since 1970), grouped; days in order, else the dearest
     first."""
     group: Any = {"key": keys.c.name, "team": teams.c.name, "model": ledger.c.model,
-                  "day": ledger.c.time - ledger.c.time % DAY}[by]
+                  "day": ledger.c.time - ledger.c.time % sa.literal_column(str(DAY))}[by]
 
     def total(column: Any) -> Any:
         return sa.cast(sa.func.coalesce(sa.func.sum(column), 0), sa.BigInteger)
