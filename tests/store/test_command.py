@@ -128,7 +128,8 @@ def test_mistakes(run: Run) -> None:
     run("keys", "create", "web")
     for arguments, words in ((["create", "web"], "already"), (["create", "a b"], "letter or digit"),
                              (["create", "x", "--team", "-"], "team's name"),
-                             (["create", "x", "--expires", "2001-01-01"], "expire"), (["create", "x", "--expires", "soon"], "neither"),
+                             (["create", "x", "--expires", "2001-01-01"], "expire"),
+                             (["create", "x", "--expires", "soon"], "neither"),
                              (["rotate", "web", "--overlap", "soon"], "--overlap"),
                              (["rotate", "none"], "no key")):
         assert words in run("keys", *arguments, code=2)
