@@ -21,6 +21,7 @@ from ownship.recipes.report import Report
 from ownship.recipes.rl import RL
 from ownship.recipes.sft import SFT
 from ownship.recipes.tokenizer import TrainTokenizer
+from ownship.store.command import Keys, Usage
 
 Precision = Literal["float32", "bfloat16", "int8"]
 Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
@@ -115,7 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
     verbs: dict[str, Callable[..., Any]] = {
         "demo": Demo, "tokenizer": TrainTokenizer, "pretrain": Pretrain, "sft": SFT, "dpo": DPO, "rl": RL, "eval": Eval,
         "chat": Chat, "serve": Serve, "merge": Merge, "models": Models, "envs": Envs, "report": Report, "plan": Plan,
-        "bench": Bench}
+        "keys": Keys, "usage": Usage, "bench": Bench}
     config = tyro.extras.subcommand_cli_from_dict(
         verbs, prog="ownship", description="Build, teach, rank and ship your own flagship language model.", args=arguments)
     try:
@@ -163,6 +164,11 @@ def _run(config: object) -> int:
             from ownship.recipes import report
 
             print(f"the report is in {report.run(config)}")
+            return 0
+        case Keys() | Usage():
+            from ownship.store import command
+
+            command.run(config)
             return 0
     from ownship import machine
     from ownship.learn.interrupt import Interrupted
