@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -127,7 +128,9 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        return _say(f"{error.filename or 'system'}: {error.strerror or error}", 2)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        mend = "; what was saved before is whole: make space, and the same command goes on" if full else ""
+        return _say(f"{error.filename or 'system'}: {error.strerror or error}{mend}", 2)
 
 
 def _say(text: str, code: int) -> int:

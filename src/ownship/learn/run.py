@@ -22,7 +22,7 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ownship.errors import UserError
+from ownship.errors import UserError, writing
 from ownship.learn.interrupt import Interrupted
 from ownship.learn.learner import Learner
 from ownship.model.checkpoint import whole_folder
@@ -46,6 +46,9 @@ class Run:
         elif any(folder.iterdir()):
             raise UserError(f"{folder}: not empty and not a run; choose another --out")
         write_whole(path, json.dumps(config, indent=2) + "\n")
+        for left in (*folder.glob("checkpoints/.*"), *folder.glob(".*.part-*")):
+            if left.is_dir():  # of a process that was killed while it wrote
+                shutil.rmtree(left, ignore_errors=True)
         if (saved := self._checkpoint()) is not None:
             loaded = json.loads((saved / "state.json").read_text())
             self.step, self.state = loaded["step"], loaded["state"]
@@ -70,7 +73,8 @@ class Run:
 
     def log(self, name: str, **values: Any) -> None:
         """Appends a line about the step that is being made (the first is step 1)."""
-        with open(self.folder / f"{name}.jsonl", "a") as file:
+        path = self.folder / f"{name}.jsonl"
+        with writing(path), open(path, "a") as file:
             file.write(json.dumps({"step": self.step + 1, **values}) + "\n")
 
     def finish_step(self, learner: Learner, save_every: int) -> None:
@@ -91,12 +95,15 @@ class Run:
 
     def save(self, learner: Learner) -> None:
         """Makes the present state the one to go on from; a kill at any moment leaves this one or the one before."""
-        with whole_folder(self.folder / "checkpoints" / f"{self.step:06}") as part:
+        folder = self.folder / "checkpoints" / f"{self.step:06}"
+        if folder.is_dir():
+            return  # whole: finish_step wrote it. To replace it would leave a moment in which there is none
+        with whole_folder(folder) as part:
             save_file(learner.tensors(), part / "learner.safetensors")
             state = {"step": self.step, "updates": learner.updates, "base": learner.base, "state": self.state}
             (part / "state.json").write_text(json.dumps(state) + "\n")
         for other in (self.folder / "checkpoints").iterdir():
-            if other.name != f"{self.step:06}":
+            if other.name != folder.name:
                 shutil.rmtree(other)
 
     def restore(self, learner: Learner) -> None:
@@ -124,10 +131,13 @@ class Run:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that it is never seen half-written."""
+    """Writes a file so that it is never seen half-written. Raises OSError that names it if the disk is full."""
     part = path.with_name(f".{path.name}.part-{os.getpid()}")
-    with open(part, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        with writing(path), open(part, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
