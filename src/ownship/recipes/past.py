@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ownship.errors import UserError
 
@@ -111,6 +111,11 @@ class Past:
         """(step, seconds) of a phase."""
         return _series(self.timings, phase)
 
+    def written(self, name: str) -> float:
+        """When a file of the run's was last written, in seconds since 1970; 0 if there is none."""
+        path = self.folder / name
+        return path.stat().st_mtime if path.exists() else 0.0
+
     @property
     def step(self) -> int:
         """Finished steps."""
@@ -169,5 +174,5 @@ def opened(folders: Sequence[Path], rollouts: int | None = None) -> Iterator[Pas
     return (Past(folder, name, rollouts) for folder, name in zip(folders, names(folders), strict=True))
 
 
-def number(value: object) -> bool:
+def number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)

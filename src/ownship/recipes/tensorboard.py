@@ -66,5 +66,5 @@ def _clock(past: Past) -> dict[float, float]:
     seconds = {line["step"]: taken(line) for line in past.timings}
     steps = [line["step"] for line in past.metrics]
     sums = list(accumulate(seconds.get(step, 0.0) for step in steps))
-    end = (past.folder / "metrics.jsonl").stat().st_mtime
+    end = past.written("metrics.jsonl")
     return {step: end - sums[-1] + passed for step, passed in zip(steps, sums, strict=True)}
