@@ -104,7 +104,9 @@ class Run:
             (part / "state.json").write_text(json.dumps(state) + "\n")
         for other in (self.folder / "checkpoints").iterdir():
             if other.name != folder.name:
-                shutil.rmtree(other)
+                hidden = other.with_name(f".{other.name.lstrip('.')}.old")  # a kill must not leave half of it to be seen
+                os.replace(other, hidden)
+                shutil.rmtree(hidden)
 
     def restore(self, learner: Learner) -> None:
         """Puts the saved state back into a fresh learner (and so into its network); nothing if none was saved.
