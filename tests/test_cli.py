@@ -19,8 +19,8 @@ from ownship.model import checkpoint, gguf, zoo
 from ownship.model.llama import Llama, LlamaConfig
 from ownship.model.tokenizer import from_gguf
 
-VERBS = ("demo", "tokenizer", "pretrain", "sft", "dpo", "rl", "eval", "chat", "serve", "merge", "models", "envs", "report", "plan",
-         "keys", "usage")
+VERBS = ("demo", "tokenizer", "pretrain", "sft", "dpo", "rl", "eval", "chat", "serve", "merge", "models", "envs", "watch",
+         "report", "plan", "keys", "usage")
 
 
 class Ran(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import tyro
 from ownship.errors import UserError
 from ownship.recipes.demo import Demo
 from ownship.recipes.dpo import DPO
+from ownship.recipes.live import Live
 from ownship.recipes.plan import Plan
 from ownship.recipes.pretrain import Pretrain
 from ownship.recipes.report import Report
@@ -115,8 +117,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one verb; returns the exit code: 0 done, 2 the user can mend it, 130 interrupted."""
     verbs: dict[str, Callable[..., Any]] = {
         "demo": Demo, "tokenizer": TrainTokenizer, "pretrain": Pretrain, "sft": SFT, "dpo": DPO, "rl": RL, "eval": Eval,
-        "chat": Chat, "serve": Serve, "merge": Merge, "models": Models, "envs": Envs, "report": Report, "plan": Plan,
-        "keys": Keys, "usage": Usage, "bench": Bench}
+        "chat": Chat, "serve": Serve, "keys": Keys, "usage": Usage, "merge": Merge, "models": Models, "envs": Envs, "watch": Live,
+        "report": Report, "plan": Plan, "bench": Bench}
     config = tyro.extras.subcommand_cli_from_dict(
         verbs, prog="ownship", description="Build, teach, rank and ship your own flagship language model.", args=arguments)
     try:
@@ -130,7 +132,9 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        return _say(f"{error.filename or 'system'}: {error.strerror or error}", 2)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        mend = "; what was saved before is whole: make space, and the same command goes on" if full else ""
+        return _say(f"{error.filename or 'system'}: {error.strerror or error}{mend}", 2)
 
 
 @contextmanager
@@ -159,6 +163,11 @@ def _run(config: object) -> int:
             from ownship.recipes import plan
 
             plan.run(config)
+            return 0
+        case Live():
+            from ownship.recipes import live
+
+            live.run(config)
             return 0
         case Report():
             from ownship.recipes import report

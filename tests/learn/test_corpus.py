@@ -1,4 +1,8 @@
+import codecs
+import io
 import json
+import os
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -9,6 +13,8 @@ from pyarrow import parquet
 from ownship.errors import UserError
 from ownship.learn import corpus as module
 from ownship.learn.corpus import Corpus, Reader, Scan
+from ownship.recipes import pretrain
+from ownship.recipes.pretrain import Pretrain
 
 WORDS = ["the", "ship", "sailed", "on", "through", "the", "night", "and", "the", "stars", "turned", "slowly", "above", "her",
          "masts"]
@@ -36,6 +42,9 @@ def folder(tmp_path: Path) -> Path:
     (root / "late.bin").write_bytes(b"".join(b"text at first %d\n" % n for n in range(7_000)) + b"\0\0\n")
     (root / "latin.txt").write_bytes("Grüße aus Köln\n".encode("latin-1"))
     (root / "utf16.txt").write_bytes("Hello\n".encode("utf-16"))
+    (root / "marked.txt").write_bytes(codecs.BOM_UTF8 + story(1).encode())  # a copy, but for the mark
+    (root / "mark.txt").write_bytes(codecs.BOM_UTF8)
+    os.mkfifo(root / "pipe.txt")
     (root / "huge.txt").write_text("x" * 300_000)
     (root / "huge_later.txt").write_text("short\n" + "y" * 200_000 + "\n")
     (root / "copy.txt").write_text(story(1))
@@ -56,8 +65,8 @@ def test_what_is_read_and_what_is_skipped(folder: Path) -> None:
     assert len(late) == 2  # of a file that turns out binary at its end, what came before is text
     assert sorted(set(texts) - set(late)) == sorted([*map(story, (0, 1, 2, 3, 10, 11, 12, 13, 20, 21)),
                                                      "Größe, naïve, 日本の首都は東京です 👍\n"])
-    assert skipped == {"empty": 3, "binary": 3, "not UTF-8": 1, "with a huge line": 2, "duplicated": 3, 'without a "text"': 6,
-                       "unreadable": 2}
+    assert skipped == {"empty": 4, "binary": 2, "not UTF-8": 2, "with a huge line": 2, "duplicated": 4, 'without a "text"': 6,
+                       "unreadable": 3}
 
 
 def test_a_long_file_is_several_documents(tmp_path: Path) -> None:
@@ -81,8 +90,45 @@ def test_scan(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert scan == corpus.scan()  # the same each time
     (folder / "deep" / "1.txt").write_text("Changed.")
     assert corpus.scan().digest != scan.digest
-    for word in ("13 documents", "3 duplicated", "2 with a huge line", "1 not UTF-8"):
+    for word in ("13 documents", "4 duplicated", "2 with a huge line", "2 not UTF-8"):
         assert word in scan.report()
+
+
+def test_a_training_on_it_says_what_it_skipped(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = pretrain.run(Pretrain(depth=1, data=folder, out=tmp_path / "run", steps=3, width=32, heads=2, vocab=300, context=64,
+                                  batch=512, dtype="float32"))
+    assert ("skipped: 2 binary, 4 duplicated, 4 empty, 2 not UTF-8, 3 unreadable, 2 with a huge line, 6 without a \"text\"\n"
+            in capsys.readouterr().out)
+    metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert len(metrics) == 3 and metrics[-1]["loss"] < metrics[0]["loss"] and (model / "model.safetensors").is_file()
+
+
+def test_lines_that_would_not_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 MiB in one line after a short one: in a text, in JSON lines, and at the end of a file that has no line end."""
+    monkeypatch.setattr(module, "_LONGEST_RECORD", 1 << 20)
+    huge = 64 << 20
+    for name, before, after in (("a.txt", b"short\n", b"\nafter\n"), ("b.txt", b"short\n", b""),
+                                ("c.jsonl", b'{"text": "one"}\n', b'\n{"text": "two"}\n'), ("d.jsonl", b"", b"")):
+        with open(tmp_path / name, "wb") as file:
+            file.write(before)
+            for _ in range(huge >> 20):
+                file.write(b"x" * (1 << 20))
+            file.write(after)
+    skipped = Counter[str]()
+    tracemalloc.start()
+    texts = [text for text, _ in Corpus([tmp_path]).documents(skipped=skipped)]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert texts == ["after\n", "one", "two"] and skipped == {"with a huge line": 4}
+    assert peak < huge / 4
+
+
+@pytest.mark.parametrize("size", [0, 1, 9, 10, 11, 12, 21, 22, 23, 40])
+@pytest.mark.parametrize("end", [b"", b"\n", b"\nnext\n"])
+def test_lines_are_cut_where_they_are_too_long(size: int, end: bytes) -> None:
+    whole = b"first\n" + b"x" * size + end
+    expected = [line if len(line) <= 10 else line[:11] for line in whole.splitlines(keepends=True)]
+    assert list(module._lines(io.BytesIO(whole), 10)) == expected
 
 
 @pytest.mark.parametrize("files", [{}, {"a.txt": ""}, {"a.txt": "one document alone"}])

@@ -1,7 +1,7 @@
 """A run that is killed and started again is the run that was never killed."""
 
 import json
-import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
+from tiny import tiny_model
+
+from ownship.learn.learner import Learner, Optim
+from ownship.learn.loss import imitation
+from ownship.learn.run import Run
+from ownship.learn.sample import supervised
 
 RL = ["--env", "sums:low=2,high=2,largest=3", "--steps", "8", "--tasks", "4", "--group", "4", "--max-tokens", "16",
       "--dtype", "float32", "--optim.lr", "1e-3", "--save-every", "2"]
@@ -35,6 +42,9 @@ PRETRAIN = ["--depth", "1", "--width", "32", "--heads", "2", "--vocab", "300", "
             "--dtype", "float32", "--save-every", "3", "--eval-every", "4"]
 
 
+KILLED = Path(__file__).with_name("killed.py")
+
+
 def start(verb: str, source: Path, out: Path, flags: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
     given = "--data" if verb == "pretrain" else "--model"
     command = [sys.executable, "-m", "ownship", verb, given, str(source), "--out", str(out), *flags]
@@ -58,7 +68,7 @@ LORA = ["--lora-rank", "4", "--lora-alpha", "8"]
     ("rl", RL), ("sft", SFT), ("sft", CHATS), ("dpo", DPO), ("rl", RL + LORA),
     ("pretrain", PRETRAIN), ("pretrain", [*PRETRAIN, "--optimizer", "adamw", "--dtype", "bfloat16"]),
 ], ids=["rl", "sft", "sft on a file", "dpo", "rl with adapters", "pretrain", "pretrain in bf16"])
-def test_sigkill_then_resume_gives_the_same_metrics(verb: str, flags: list[str], pupil: Path, data: Path, library: Path,
+def test_sigkill_at_any_moment_then_resume_gives_the_same_run(verb: str, flags: list[str], pupil: Path, data: Path, library: Path,
                                                     tmp_path: Path, one_thread: dict[str, str]) -> None:
     flags = [str(data / flag) if flag.endswith(".jsonl") else flag for flag in flags]
     source = library if verb == "pretrain" else pupil
@@ -67,22 +77,53 @@ def test_sigkill_then_resume_gives_the_same_metrics(verb: str, flags: list[str],
     steps = int(flags[flags.index("--steps") + 1])
     assert [json.loads(line)["step"] for line in calm] == list(range(1, steps + 1))
     assert any(json.loads(line)["trained_tokens"] > 0 for line in calm)
-    draw = random.Random(verb)
-    kills = 0
-    for step in sorted(draw.sample(range(1, steps), 2)):
-        process = start(verb, source, tmp_path / "killed", flags, one_thread)
-        while len(lines(tmp_path / "killed")) < step and process.poll() is None:
-            time.sleep(0.002)
-        time.sleep(draw.random() * 0.02)
-        kills += process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    assert kills
-    finish(start(verb, source, tmp_path / "killed", flags, one_thread))
+    given = "--data" if verb == "pretrain" else "--model"
+    out = tmp_path / "killed"
+    killed = subprocess.run([sys.executable, KILLED, verb, out, verb, given, source, "--out", out, *flags], env=one_thread,
+                            capture_output=True, text=True)
+    assert killed.returncode == 0, killed.stdout + killed.stderr
     assert lines(tmp_path / "killed") == calm
     assert lines(tmp_path / "killed", "rollouts.jsonl") == lines(tmp_path / "calm", "rollouts.jsonl")
     for name in ("model/model.safetensors", *(["adapter/adapter_model.safetensors"] if "--lora-rank" in flags else [])):
         assert (tmp_path / "calm" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+
+
+def test_a_kill_between_any_two_operations_on_files_leaves_a_whole_state(tmp_path: Path) -> None:
+    """Every state of the folder that a kill can leave while steps are finished and saved, as Python's audit events tell them."""
+    run, copies, watching = tmp_path / "run", list[Path](), False
+
+    def before(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal watching
+        if watching and event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"):
+            watching = False
+            copies.append(Path(shutil.copytree(run, tmp_path / f"{len(copies):03}")))
+            watching = True
+
+    sys.addaudithook(before)  # for the rest of the process, but it does nothing then
+    learner, now = Learner(tiny_model()[0], Optim(lr=1e-2)), Run(run, {"a": 1})
+    copied = [0]
+    for step in (1, 2, 3):
+        learner.update([supervised([step, 2, 3], [False, True, True])], imitation)
+        watching = True
+        now.log("metrics", loss=float(step))
+        now.state["last"] = step
+        now.finish_step(learner, save_every=1)
+        now.save(learner)  # as at the end of a run: what is there already is not touched
+        watching = False
+        copied.append(len(copies))
+    assert len(copies) > 30
+    for step in (1, 2, 3):
+        seen = []
+        for copy in copies[copied[step - 1] : copied[step]]:
+            again, fresh = Run(copy, {"a": 1}), Learner(tiny_model(seed=9)[0], Optim(lr=1e-2))
+            again.restore(fresh)
+            assert again.step == fresh.updates == again.state.get("last", 0)
+            assert [line["step"] for line in again.read("metrics")] == list(range(1, again.step + 1))
+            for saved in copy.glob("checkpoints/*"):  # this one or the one before, both whole, and nothing that was begun
+                assert int(saved.name) == json.loads((saved / "state.json").read_text())["step"] in (again.step, again.step - 1)
+                assert load_file(saved / "learner.safetensors").keys() == fresh.tensors().keys()
+            seen.append(again.step)
+        assert sorted(seen) == seen and set(seen) == {step - 1, step}
 
 
 @pytest.mark.parametrize(("verb", "chosen"), [("rl", RL), ("dpo", DPO)], ids=["rl", "dpo"])

@@ -6,22 +6,25 @@ Skipped, and counted by reason: what is empty, binary, not UTF-8, has a huge lin
 
 from __future__ import annotations
 
+import codecs
 import heapq
 import json
 import os
 import random
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
-from typing import TypedDict
+from typing import BinaryIO, TypedDict
 
 from ownship.errors import UserError
 
 _STRETCH = 64 << 10  # bytes of a plain file that are one document: far more than a context, and a fair length to hold out
 _LONGEST_LINE = 100_000  # characters; longer ones are data that somebody wrote into a text file
+_LONGEST_RECORD = 64 << 20  # bytes of a line of JSON: a line is read at once
 _HELD_OUT = 256 << 10  # bytes of held-out documents, but at most …
 _HELD_OUT_SHARE = 0.1  # … of the corpus
 _NOT_ENTERED = {"__pycache__", "site-packages", "dist-packages", "node_modules"}
@@ -152,7 +155,9 @@ def _unfit(text: str) -> str | None:
 def _texts(file: Path) -> Iterator[str | Skipped]:
     """The documents of a file as they are, or why there is none."""
     try:
-        if file.suffix == ".parquet":
+        if not stat.S_ISREG(os.stat(file).st_mode):  # a pipe: nobody may ever write to it
+            yield Skipped("unreadable")
+        elif file.suffix == ".parquet":
             yield from _parquet(file)
         elif file.suffix in (".jsonl", ".ndjson"):
             yield from _json_lines(file)
@@ -165,23 +170,53 @@ def _texts(file: Path) -> Iterator[str | Skipped]:
 def _plain(file: Path) -> Iterator[str | Skipped]:
     with open(file, "rb") as stream:
         head = stream.read(_LONGEST_LINE)
-        if not head or b"\0" in head:
-            yield Skipped("binary" if head else "empty")
+        text = head.removeprefix(codecs.BOM_UTF8)
+        if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            yield Skipped("not UTF-8")
+        elif not text or b"\0" in text:
+            yield Skipped("binary" if text else "empty")
         elif len(head) == _LONGEST_LINE and b"\n" not in head:  # not to be read: a line can be as long as the file
             yield Skipped("with a huge line")
         else:
-            stream.seek(0)
-            while lines := stream.readlines(_STRETCH):
-                try:
-                    yield b"".join(lines).decode()
-                except UnicodeDecodeError:
-                    yield Skipped("not UTF-8")
+            stream.seek(len(head) - len(text))
+            yield from _stretches(stream)
+
+
+def _stretches(stream: BinaryIO) -> Iterator[str | Skipped]:
+    stretch, most = bytearray(), 4 * _LONGEST_LINE  # bytes: more are too many characters
+    huge = False
+    for line in _lines(stream, most):
+        stretch += line
+        huge = huge or len(line) > most
+        if len(stretch) > _STRETCH:
+            yield Skipped("with a huge line") if huge else _decoded(stretch)
+            stretch, huge = bytearray(), False
+    if stretch:
+        yield _decoded(stretch)
+
+
+def _decoded(text: bytearray) -> str | Skipped:
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return Skipped("not UTF-8")
+
+
+def _lines(stream: BinaryIO, most: int) -> Iterator[bytes]:
+    """Lines with their ends; of one that is longer than `most` bytes only `most` + 1, so that it need not be in memory."""
+    while line := stream.readline(most + 1):
+        yield line
+        while len(line) > most and not line.endswith(b"\n"):
+            line = stream.readline(most + 1) or b"\n"
 
 
 def _json_lines(file: Path) -> Iterator[str | Skipped]:
     with open(file, "rb") as stream:
-        for line in stream:
+        for line in _lines(stream, _LONGEST_RECORD):
             if not line.strip():
+                continue
+            if len(line) > _LONGEST_RECORD:
+                yield Skipped("with a huge line")
                 continue
             try:
                 text = json.loads(line.decode())["text"]

@@ -23,7 +23,7 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ownship.errors import UserError
+from ownship.errors import UserError, writing
 from ownship.learn import distributed
 from ownship.learn.interrupt import Interrupted
 from ownship.learn.learner import Learner
@@ -55,6 +55,9 @@ class Run:
         elif any(folder.iterdir()):
             raise UserError(f"{folder}: not empty and not a run; choose another --out")
         write_whole(path, json.dumps(config, indent=2) + "\n")
+        for left in (*folder.glob("checkpoints/.*"), *folder.glob(".*.part-*")):
+            if left.is_dir():  # of a process that was killed while it wrote
+                shutil.rmtree(left, ignore_errors=True)
         if (saved := self._checkpoint()) is not None:
             loaded = json.loads((saved / "state.json").read_text())
             self.step, self.state = loaded["step"], loaded["state"]
@@ -79,8 +82,9 @@ class Run:
 
     def log(self, name: str, **values: Any) -> None:
         """Appends a line about the step that is being made (the first is step 1)."""
+        path = self.folder / f"{name}.jsonl"
         if distributed.first():
-            with open(self.folder / f"{name}.jsonl", "a") as file:
+            with writing(path), open(path, "a") as file:
                 file.write(json.dumps({"step": self.step + 1, **values}) + "\n")
 
     def finish_step(self, learner: Learner, save_every: int) -> None:
@@ -102,6 +106,8 @@ class Run:
     def save(self, learner: Learner) -> None:
         """Makes the present state the one to go on from; a kill at any moment leaves this one or the one before."""
         place = self.folder / "checkpoints" / f"{self.step:06}"
+        if distributed.from_first(place.is_dir()):
+            return  # whole: finish_step wrote it. To replace it would leave a moment in which there is none
         with whole_folder(place) if distributed.first() else contextlib.nullcontext(place) as part:
             part = distributed.from_first(part)
             if learner.sharded:
@@ -116,7 +122,9 @@ class Run:
         if distributed.first():
             for other in place.parent.iterdir():
                 if other.name != place.name:
-                    shutil.rmtree(other)
+                    hidden = other.with_name(f".{other.name.lstrip('.')}.old")  # a kill must not leave half of it to be seen
+                    os.replace(other, hidden)
+                    shutil.rmtree(hidden)
         distributed.from_first(None)  # all go on when it is there
 
     def restore(self, learner: Learner) -> None:
@@ -150,10 +158,13 @@ class Run:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that it is never seen half-written."""
+    """Writes a file so that it is never seen half-written. Raises OSError that names it if the disk is full."""
     part = path.with_name(f".{path.name}.part-{os.getpid()}")
-    with open(part, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        with writing(path), open(part, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ownship.errors import UserError
+from ownship.errors import UserError, writing
 from ownship.model import gguf, zoo
 from ownship.model.llama import Llama, LlamaConfig
 from ownship.model.tokenizer import Tokenizer, from_folder, from_gguf
@@ -242,30 +242,26 @@ def save(model: Llama, tokenizer: Tokenizer, folder: Path, weights: dict[str, Te
         tokenizer.save(part)
 
 
-class whole_folder:  # noqa: N801 (used like a function)
-    """`with whole_folder(target) as part`: what is written into `part` becomes `target` at the end, or is thrown away."""
+@contextlib.contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """`with whole_folder(target) as part`: what is written into `part` becomes `target` at the end, or is thrown away.
 
-    def __init__(self, target: Path) -> None:
-        self.target = target
-        self.part = target.with_name(f".{target.name}.part-{os.getpid()}")
-
-    def __enter__(self) -> Path:
-        shutil.rmtree(self.part, ignore_errors=True)
-        self.part.mkdir(parents=True)
-        return self.part
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        old = self.target.with_name(f".{self.target.name}.old-{os.getpid()}")
-        try:
-            if kind is None:
-                for file in self.part.iterdir():
-                    with open(file, "rb") as handle:
-                        os.fsync(handle.fileno())
-                if self.target.exists():
-                    os.replace(self.target, old)
-                os.replace(self.part, self.target)
-        finally:
-            shutil.rmtree(self.part, ignore_errors=True)
-            if old.exists() and not self.target.exists():
-                os.replace(old, self.target)
-            shutil.rmtree(old, ignore_errors=True)
+    Raises OSError that names `target` if the disk is full; what was there before is there still.
+    """
+    part, old = (target.with_name(f".{target.name}.{what}-{os.getpid()}") for what in ("part", "old"))
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        with writing(target):
+            part.mkdir(parents=True)
+            yield part
+            for file in part.iterdir():
+                with open(file, "rb") as handle:
+                    os.fsync(handle.fileno())
+            if target.exists():
+                os.replace(target, old)
+            os.replace(part, target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        if old.exists() and not target.exists():
+            os.replace(old, target)
+        shutil.rmtree(old, ignore_errors=True)

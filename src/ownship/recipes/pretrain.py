@@ -191,7 +191,8 @@ def run(config: Pretrain) -> Path:
             if (now.step + 1) % config.eval_every == 0 or now.step + 1 == end or now.step == 0:
                 metrics["bits_per_byte"] = bits_per_byte(model, scan.held_out, encode, dial.context, config.micro_tokens)
             now.log("metrics", **metrics)
-            now.log("timings", learn=learned - start, measure=time.perf_counter() - learned, tokens=metrics["trained_tokens"])
+            now.log("timings", learn=learned - start, measure=time.perf_counter() - learned, tokens=metrics["trained_tokens"],
+                    end=end)
             now.state["place"] = reader.place
             now.finish_step(learner, config.save_every)
             watch.step(now.step, metrics)

@@ -16,35 +16,11 @@ import tyro
 from ownship.errors import UserError
 from ownship.recipes.chart import Curve, chart, log_suits, short
 from ownship.recipes.document import document
+from ownship.recipes.past import Past, measured, opened, phases, taken, title
 from ownship.recipes.replies import REPLIES_STYLE, replies
 
 COLOURS = 6  # runs that can be told apart; the page's style names --run0 to --run5
-
-# What is known of a metric: its title, what it means, and whether it is a share. In the order of the page; others follow.
-_KNOWN: dict[str, tuple[str, str, bool]] = {
-    "solve_rate": ("Solve rate", "replies with full reward, while sampling", True),
-    "reward": ("Reward", "mean over all replies", False),
-    "loss": ("Loss", "", False),
-    "bits_per_byte": ("Bits per byte", "of held-out text", False),
-    "held_out_loss": ("Held-out loss", "of examples that are not trained on", False),
-    "accuracy": ("Accuracy", "pairs whose chosen reply has the larger implicit reward", True),
-    "held_out_accuracy": ("Held-out accuracy", "of pairs that are not trained on", True),
-    "margin": ("Margin", "implicit reward of the chosen reply − that of the rejected one", False),
-    "flat_groups": ("Flat groups", "all rewards equal: they teach nothing", True),
-    "truncated": ("Truncated", "replies that hit the token limit", True),
-    "stopped": ("Stopped", "replies that ended by themselves", True),
-    "drawn_tokens": ("Length", "tokens per reply", False),
-    "entropy": ("Entropy", "nats per token", False),
-    "mismatch": ("Mismatch", "mean |log π − log μ|: learner and sampler", False),
-    "effective_samples": ("Effective samples", "what the ratios leave of their number", True),
-    "clipped": ("Clipped", "tokens beyond a bound", True),
-    "left_out": ("Left out", "tokens that the correction drops", True),
-    "kl": ("KL", "from the reference, nats per token", False),
-    "grad_norm": ("Gradient norm", "before clipping", False),
-    "lr": ("Learning rate", "", False),
-    "trained_tokens": ("Trained tokens", "per update", False),
-}
-_SILENT = {"step", "ratio", "weights_changed", "same_weights", "completions", "stream_tokens"}
+_PAINTS = [f"var(--run{index})" for index in range(COLOURS)]
 
 
 @dataclass(frozen=True)
@@ -55,112 +31,60 @@ class Report:
     """Folders of runs (what --out of sft, rl, … named)."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("report.html")
     """The page: one file, to be opened in a browser or sent to someone."""
-
-
-@dataclass(frozen=True)
-class Past:
-    """What a run has left in its folder; `colour` is its colour on the page."""
-
-    name: str
-    colour: str
-    config: dict[str, Any]
-    metrics: list[dict[str, Any]]
-    timings: list[dict[str, Any]]
-    rollouts: list[dict[str, Any]]
-
-    def series(self, name: str, of: str = "metrics") -> list[tuple[float, float]]:
-        lines: list[dict[str, Any]] = getattr(self, of)
-        return [(line["step"], line[name]) for line in lines if _number(line.get(name))]
-
-    @property
-    def warnings(self) -> list[tuple[int, str]]:
-        return [(line["step"], text) for line in self.metrics for text in line.get("doctor", ())]
+    tensorboard: Path | None = None
+    """Instead of the page, write TensorBoard's event files into this folder, below it one folder for each run."""
 
 
 def run(config: Report) -> Path:
-    """Writes the page; returns where. Raises UserError for a folder that holds no run, or one without a finished step."""
-    if len(config.runs) > COLOURS:
+    """Writes the page, or the event files; returns where. Raises UserError for a folder that holds no run, or one without a
+    finished step."""
+    if len(config.runs) > COLOURS and config.tensorboard is None:
         raise UserError(f"at most {COLOURS} runs can be told apart on one page, not {len(config.runs)}")
-    names = _names(config.runs)
-    runs = [_read(folder, name, f"var(--run{index})") for index, (folder, name) in enumerate(zip(config.runs, names, strict=True))]
-    title = " · ".join(names)
-    body = [f"<h1>{escape(title)}</h1>", f'<p class="lead">{_counted(len(runs), "run")}, as on disk when this page was made</p>',
-            '<div class="runs">', *map(_card, runs), "</div>", _doctor(runs), _curves(runs), _settings(runs)]
-    body += [replies(past.name, past.colour, past.rollouts) for past in runs]
+    runs = list(opened(config.runs))
+    for past in runs:
+        if not past.metrics:
+            raise UserError(f"{past.folder}: this run has not finished a step yet")
+    if config.tensorboard is not None:
+        from ownship.recipes import tensorboard
+
+        return tensorboard.write(runs, config.tensorboard)
+    heading = " · ".join(past.name for past in runs)
+    body = [f"<h1>{escape(heading)}</h1>", f'<p class="lead">{_counted(len(runs), "run")}, as on disk when this page was made</p>',
+            '<div class="runs">', *map(_card, runs, _PAINTS), "</div>", _doctor(runs), _curves(runs), _settings(runs)]
+    body += [replies(past.name, paint, past.rollouts) for past, paint in zip(runs, _PAINTS, strict=False)]
     config.out.parent.mkdir(parents=True, exist_ok=True)
-    config.out.write_text(document(f"Ownship: {title}", _STYLE + REPLIES_STYLE, "\n".join(filter(None, body))), encoding="utf-8")
+    config.out.write_text(document(f"Ownship: {heading}", _STYLE + REPLIES_STYLE, "\n".join(filter(None, body))), encoding="utf-8")
     return config.out
-
-
-def _read(folder: Path, name: str, colour: str) -> Past:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise UserError(f"{folder}: not a run (it has no config.json); give a folder that --out of a recipe named")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise UserError(f"{path}: damaged (not JSON)") from None
-    past = Past(name, colour, config, *([*_lines(folder / f"{kind}.jsonl")] for kind in ("metrics", "timings", "rollouts")))
-    if not past.metrics:
-        raise UserError(f"{folder}: this run has not finished a step yet")
-    return past
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines; a run that is under way may be writing the last one."""
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-            if line.endswith("\n"):
-                try:
-                    yield json.loads(line)
-                except ValueError:
-                    raise UserError(f"{path}: damaged (a line is not JSON)") from None
-
-
-def _names(folders: Sequence[Path]) -> list[str]:
-    """As much of the ends of the paths as tells them apart."""
-    whole = [folder.resolve().parts for folder in folders]
-    for size in range(1, max(map(len, whole)) + 1):
-        names = ["/".join(parts[-size:]) for parts in whole]
-        if len(set(names)) == len(names):
-            return names
-    raise UserError("the same run is named twice")
 
 
 def _counted(count: int, what: str) -> str:
     return f"{count} {what}{'s' * (count != 1)}"
 
 
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 # Parts of the page
 
 
-def _card(past: Past) -> str:
+def _card(past: Past, paint: str) -> str:
     """Where a run stands: its best-known figure at the beginning and at the end."""
     figure = next(name for name in ("solve_rate", "bits_per_byte", "accuracy", "loss", *past.metrics[0]) if past.series(name))
     values = [value for _, value in past.series(figure)]
     some = math.ceil(len(values) / 10)
-    share = figure in _KNOWN and _KNOWN[figure][2]
+    label, _, share = title(figure)
     first, last = (short(sum(part) / some, share) for part in (values[:some], values[-some:]))
-    seconds = sum(value for line in past.timings for key, value in line.items() if key not in ("step", "tokens") and _number(value))
-    asked = " · ".join(str(past.config[key]) for key in ("recipe", "algorithm", "env", "data") if past.config.get(key))
-    done, warned = past.metrics[-1]["step"], len({step for step, _ in past.warnings})
+    seconds, warned = sum(map(taken, past.timings)), len({step for step, _ in past.warnings})
     lasted = f" · {seconds / 60:.1f} min" if seconds >= 60 else f" · {seconds:.0f} s" if seconds else ""
-    facts = _counted(done, "step") + lasted
+    facts = _counted(past.step, "step") + lasted
     doctor = f'<span class="ill">{_counted(warned, "step")} with warnings</span>' if warned else ""
-    return (f'<div class="run" style="--c:{past.colour}"><b>{escape(past.name)}</b><small>{escape(asked)}</small>'
-            f"<strong>{first} → {last}</strong><small>{escape(_title(figure)[0].lower())}, first and last tenth</small>"
+    return (f'<div class="run" style="--c:{paint}"><b>{escape(past.name)}</b><small>{escape(past.asked)}</small>'
+            f"<strong>{first} → {last}</strong><small>{escape(label.lower())}, first and last tenth</small>"
             f"<small>{facts}</small>{doctor}</div>")
 
 
 def _doctor(runs: Sequence[Past]) -> str:
     """The warnings of each kind on the axis of steps."""
     rows = []
-    last = max(past.metrics[-1]["step"] for past in runs)
-    for past in runs:
+    last = max(past.step for past in runs)
+    for past, paint in zip(runs, _PAINTS, strict=False):
         kinds: dict[str, list[tuple[int, str]]] = {}
         for step, text in past.warnings:
             kinds.setdefault(_kind(text), []).append((step, text))
@@ -169,7 +93,7 @@ def _doctor(runs: Sequence[Past]) -> str:
             marks = "".join(f'<rect x="{1000 * (step - 1) / last:.1f}" y="0" width="{width:.1f}" height="16">'
                             f"<title>step {step}: {escape(text)}</title></rect>" for step, text in found)
             steps = f"{len(found)} steps, {found[0][0]} to {found[-1][0]}" if len(found) > 1 else f"step {found[0][0]}"
-            rows.append(f'<div class="ailment" style="--c:{past.colour}"><p><b>{escape(kind)}</b>'
+            rows.append(f'<div class="ailment" style="--c:{paint}"><p><b>{escape(kind)}</b>'
                         f' <small>{escape(past.name)}, {steps}</small></p>'
                         f'<svg viewBox="0 0 1000 16" preserveAspectRatio="none">{marks}</svg>'
                         f"<small>{escape(found[-1][1])}</small></div>")
@@ -185,21 +109,19 @@ def _kind(warning: str) -> str:
 
 def _curves(runs: Sequence[Past]) -> str:
     """A chart for each number that any of the runs measured."""
-    seen = dict.fromkeys(name for past in runs for line in past.metrics for name, value in line.items() if _number(value))
-    names = [name for name in _KNOWN if name in seen] + [name for name in seen if name not in _KNOWN and name not in _SILENT]
+    painted = list(zip(runs, _PAINTS, strict=False))
     charts = []
-    for name in names:
-        curves = [Curve(past.name, past.colour, past.series(name), [step for step, _ in past.warnings]) for past in runs]
+    for name in measured(runs):
+        curves = [Curve(past.name, paint, past.series(name), [step for step, _ in past.warnings]) for past, paint in painted]
         if not any(value for curve in curves for _, value in curve.points):
             continue  # 0 throughout: nothing was cut, clipped or left out
-        title, note, share = _title(name)
+        label, note, share = title(name)
         log = not share and log_suits([value for curve in curves for _, value in curve.points])
-        charts.append(chart(title, note, curves, log, share))
+        charts.append(chart(label, note, curves, log, share))
     charts[1:1] = [_levels(past, len(runs) > 1) for past in runs]
-    phases = dict.fromkeys(key for past in runs for line in past.timings for key in line if key not in ("step", "tokens"))
-    charts += [chart(f"Seconds: {name}", "per step", [Curve(past.name, past.colour, past.series(name, "timings")) for past in runs])
-               for name in phases]
-    legend = "".join(f'<span style="--c:{past.colour}">{escape(past.name)}</span>' for past in runs) if len(runs) > 1 else ""
+    charts += [chart(f"Seconds: {phase}", "per step", [Curve(past.name, paint, past.seconds(phase)) for past, paint in painted])
+               for phase in phases(runs)]
+    legend = "".join(f'<span style="--c:{paint}">{escape(past.name)}</span>' for past, paint in painted) if len(runs) > 1 else ""
     marks = '<span class="warned">a step with a warning</span>' if any(past.warnings for past in runs) else ""
     return f'<h2>Curves</h2><p class="legend">{legend}{marks}</p><div class="charts">{"".join(charts)}</div>'
 
@@ -216,18 +138,12 @@ def _levels(past: Past, several: bool) -> str:
     return chart("By level" + (f", {past.name}" if several else ""), f"solve rate at level {names}", curves, share=True)
 
 
-def _title(name: str) -> tuple[str, str, bool]:
-    if name.startswith("part/"):
-        return f"Reward: {name.removeprefix('part/')}", "one part of the reward", False
-    return _KNOWN.get(name, (name.replace("_", " ").capitalize(), "", False))
-
-
 def _settings(runs: Sequence[Past]) -> str:
     """What was asked; with several runs what differs first."""
     flat = [dict(_flatten(past.config)) for past in runs]
     keys = list(dict.fromkeys(key for each in flat for key in each))
     differ = [key for key in keys if len({repr(each.get(key)) for each in flat}) > 1]
-    head = "".join(f'<th style="--c:{past.colour}">{escape(past.name)}</th>' for past in runs)
+    head = "".join(f'<th style="--c:{paint}">{escape(past.name)}</th>' for past, paint in zip(runs, _PAINTS, strict=False))
 
     def table(rows: Sequence[str]) -> str:
         cells = {key: "".join(f"<td>{escape(_shown(each.get(key)))}</td>" for each in flat) for key in rows}
