@@ -375,7 +375,10 @@ def test_a_thought_of_a_stream_keeps_the_id_that_comes_at_its_end() -> None:
     writer = front.writer(front.read({"model": "m", "input": "Hi", "stream": True}))
     events = [Started("m"), ReasoningDelta(0, "hm"), ReasoningDelta(0, "", "rs_1:c2ln"), TextDelta(0, "a"), Finished(0, "stop"),
               USED]
-    output = sent(b"".join(writer.write(event) for event in events))[-1]["response"]["output"]
+    told = sent(b"".join(writer.write(event) for event in events))
+    ids = [[one["item"]["id"] for one in told if one["type"] == f"response.output_item.{kind}"] for kind in ("added", "done")]
+    assert ids[0] == ids[1]
+    output = told[-1]["response"]["output"]
     turns = [{"role": "user", "content": "Hi"}, *output, {"role": "user", "content": "?"}]
     request = front.read({"model": "m", "input": turns}).request
     assert request.messages[1].parts == (Reasoning("hm", "rs_1:c2ln"), Text("a"))
