@@ -123,7 +123,7 @@ def test_a_plan_for_this_machine_by_hand() -> None:
     assert layout.sequences == 10 and layout.compute_seconds == pytest.approx(5000 * (6e8 + 12 * 10 * 800 * 100) / 50e9)
     states = 2 + 2 + 4 + 4 + 8 + 2  # weights, gradients, masters, their gradients, moments; the engine's copy of the weights
     assert layout.bytes_per_device == pytest.approx(
-        0.25e9 + states * 1e8 + 4e8 / 10 + 1000 * (34 * 10 * 800 + 8 * 30_000))
+        0.25e9 + 0.5e9 + states * 1e8 + 4e8 / 10 + 1000 * (34 * 10 * 800 + 8 * 30_000))
     found = plan(Plan("smollm2-135m-instruct", "1M", "here", method="rl", sequence=128))
     assert found["sampling_hours"] * 3600 == pytest.approx(1e6 * 2 * 134_515_008 / 25e9)
     with pytest.raises(UserError, match=r"16 are free: use a smaller model"):
@@ -138,10 +138,11 @@ def test_what_is_measured_of_this_machine() -> None:
     assert found.keys() == {"learning", "drawing"} and all(0 < value < 1e6 for value in found.values())
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how much memory a process had")
 def test_memory_of_a_real_update(tmp_path: Path) -> None:
     """In a process of its own, for a network large enough that its state is most of what there is."""
     script = f"""
-import json, resource, sys
+import json, re
 from ownship import machine
 machine.prepare()
 import torch
@@ -154,9 +155,10 @@ sizes = LlamaConfig(vocab_size=8192, hidden_size=512, intermediate_size=1408, nu
 learner = Learner(Llama(sizes).init_weights(0).to(torch.bfloat16), micro_tokens=512)
 samples = [supervised(list(range(start, start + 128)), [False] + [True] * 127) for start in range(8)]
 learner.update(samples, imitation)
-json.dump([sizes.parameters, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10], open({str(tmp_path / "found")!r}, "w"))
+peak = re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]  # not what the parent had, as getrusage says
+json.dump([sizes.parameters, int(peak) << 10], open({str(tmp_path / "found")!r}, "w"))
 """
     subprocess.run([sys.executable, "-c", script], check=True)
     parameters, measured = json.loads((tmp_path / "found").read_text())
     planned = alone(Shape(parameters, 6, 512, 8192, 0), HERE, Plan("", cluster="here", sequence=128, micro_tokens=512), 1024, 1)
-    assert measured == pytest.approx(planned.bytes_per_device, rel=0.25)
+    assert measured == pytest.approx(planned.bytes_per_device - 0.5e9, rel=0.25)  # one update has not freed anything yet

@@ -24,6 +24,7 @@ _TFLOPS, _GB = 1e12, 1e9
 _STATES = 16  # bytes a parameter: weights and gradients in bf16, master weights and two moments in float32
 _OWN_STATES = 20  # of our learner in one process, whose gradients are added up in float32
 _PROGRAM = 0.25 * _GB  # what a process takes before it has a network
+_KEPT = 0.5 * _GB  # of freed memory, which the allocator keeps (machine.prepare)
 _SPARE = 0.9  # of a device's memory that can be planned with
 _LOAD = 0.8  # of the greatest power that is drawn on average
 _PUE = 1.2  # power of the building per power of the machines
@@ -200,7 +201,7 @@ def alone(shape: Shape, device: Device, config: Plan, batch: float, efficiency: 
     copy of the weights in the order of its kernels. Raises UserError if it does not fit."""
     sequences = max(1, config.micro_tokens // config.sequence)
     states = _OWN_STATES + (2 if config.method == "rl" else 0)
-    need = _PROGRAM + memory(shape, 1, 1, sequences * config.sequence, False, states)
+    need = _PROGRAM + _KEPT + memory(shape, 1, 1, sequences * config.sequence, False, states)
     if need > _SPARE * device.memory:
         raise UserError(f"this needs {need / _GB:.3g} GB, and {device.memory / _GB:.3g} are free: use a smaller model, or a shorter"
                         " --sequence with fewer --micro-tokens")
