@@ -58,6 +58,7 @@ class Learner:
             param.requires_grad_(True)
             if param is not master:
                 master.grad = torch.zeros_like(master)
+                param.register_post_accumulate_grad_hook(partial(_collect, master))
         self._optimizer = Optimizer(dict(zip(self._names, self._masters, strict=True)), self.optim)
 
     def update(self, samples: Sequence[Sample], loss: Loss, tick: Callable[[int], None] | None = None, share: float = 1.0,
@@ -106,11 +107,9 @@ class Learner:
         new, entropy = logprobs(self._network, hidden[part.source], part.targets)  # [M]
         if groups is None:
             (new * 0.0).sum().backward()
-            self._collect_grad()
             return {}
         losses = (loss(new, part) * part.weights).sum() / total
         losses.backward()
-        self._collect_grad()
         gap = new.detach() - part.logprobs
         more = loss.measure(new.detach(), part) if isinstance(loss, Measured) else {}
         return {"loss": float(losses.detach()) * total, "entropy": float((entropy * part.weights).sum()),
@@ -155,15 +154,6 @@ class Learner:
                 master.grad.zero_()
 
     @torch.no_grad()
-    def _collect_grad(self) -> None:
-        """Adds the micro-batch's bf16 gradients to the float32 sums."""
-        pairs = [(p, m) for p, m in zip(self._params, self._masters, strict=True) if p is not m]
-        for param, master in pairs:
-            assert param.grad is not None and master.grad is not None
-            master.grad.add_(param.grad)
-            param.grad = None
-
-    @torch.no_grad()
     def _publish(self) -> None:
         """Rounds the masters into the network that the engine shares."""
         pairs = [(p, m) for p, m in zip(self._params, self._masters, strict=True) if p is not m]
@@ -178,3 +168,10 @@ class Learner:
         self.fingerprint = fingerprint(self.model)
         distributed.equal(self.fingerprint)
 
+
+@torch.no_grad()
+def _collect(master: Tensor, param: Tensor) -> None:
+    """Adds a bf16 gradient to the float32 sum as soon as it is there, while it is in the processor's cache."""
+    assert param.grad is not None and master.grad is not None
+    master.grad.add_(param.grad)
+    param.grad = None
