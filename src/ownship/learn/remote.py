@@ -59,7 +59,7 @@ class Remote:
             self.url = httpx.URL(url.rstrip("/") + "/")
         except httpx.InvalidURL as error:
             raise UserError(f"--sampler {url!r}: {error}") from None
-        if self.url.scheme not in ("http", "https") or not self.url.host:
+        if self.url.scheme not in ("http", "https") or not self.url.host or (self.url.port or 1) > 65535:
             raise UserError(f"--sampler must look like http://127.0.0.1:8000, not {url!r}")
         self.close()  # what an earlier run left
         self.folder.mkdir(parents=True)
@@ -176,7 +176,7 @@ class Remote:
         # No limit on how long one answer takes, as the server may queue what it was asked: `patience` is for all together.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=self.concurrent)
         async with httpx.AsyncClient(base_url=self.url, timeout=httpx.Timeout(None, connect=10.0), trust_env=False,
-                                     limits=limits) as client:
+                                     limits=limits, verify=self.url.scheme == "https") as client:
             tasks = [asyncio.ensure_future(job(client)) for job in jobs]
             running, moved = set(tasks), time.monotonic()
             try:
@@ -201,7 +201,7 @@ class Remote:
                 await asyncio.sleep(_PAUSE * 2 ** (attempt - 1))
             try:
                 answer = await client.post(path, json=body)
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, UnicodeError) as error:  # UnicodeError: of a name that is none
                 why = f"cannot be reached ({_line(str(error) or type(error).__name__)})"
                 continue
             if answer.status_code in _AGAIN:
@@ -213,11 +213,20 @@ class Remote:
         if answer.status_code == 404:
             raise UserError(f"the sampler at {self.url} has no /{path.partition('?')[0]}; start it with: {START}")
         if answer.is_error:
-            raise UserError(f"the sampler at {self.url} refuses /{path.partition('?')[0]}: {_line(answer.text)}")
+            raise UserError(f"the sampler at {self.url} refuses /{path.partition('?')[0]}: {_reason(answer)}")
         try:
             return answer.json()
         except ValueError:
             raise UserError(f"the sampler at {self.url} does not answer in JSON: {_line(answer.text)}") from None
+
+
+def _reason(answer: httpx.Response) -> str:
+    """Why the server refuses, as it says in one of its two forms."""
+    try:
+        body = answer.json()
+        return _line(str(body["error"]["message"] if "error" in body else body["detail"]))
+    except (ValueError, KeyError, TypeError):
+        return _line(answer.text) or str(answer.status_code)
 
 
 def _line(text: str) -> str:
