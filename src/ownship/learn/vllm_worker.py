@@ -24,23 +24,16 @@ class Weights:
     """Becomes a base class of vLLM's worker, whose methods `/collective_rpc` calls by name."""
 
     model_runner: Any
-    vllm_config: Any
 
     def load_ownship(self, path: str) -> str:
         """Loads the safetensors file that `learn/remote.py` wrote, under Hugging Face's names; returns the fingerprint of what was
-        read. Not while requests are running. With tensor parallelism each worker reads the file and keeps its part.
-
-        Raises RuntimeError where vLLM would go on computing with the old weights: compiled on a CPU.
-        """
+        read. Not while requests are running. With tensor parallelism each worker reads the file and keeps its part."""
         from vllm.platforms import current_platform
 
-        on_cpu = current_platform.is_cpu()
-        if on_cpu and not self.vllm_config.model_config.enforce_eager:
-            raise RuntimeError("on a CPU the weights can only be replaced with --enforce-eager")  # see _pack_again
         with safe_open(path, framework="pt") as file:
             names: list[str] = json.loads(file.metadata()[ORDER])
             self.reload_weights(weights_iterator=((name, file.get_tensor(name)) for name in names))  # type: ignore[attr-defined]
-            if on_cpu:
+            if current_platform.is_cpu():
                 _pack_again(self.model_runner.get_model())
             return digest(_ours(file, names))
 
@@ -52,8 +45,8 @@ def _ours(file: Any, names: list[str]) -> Iterator[tuple[str, Tensor]]:
 
 
 def _pack_again(model: Any) -> None:
-    """On a CPU a layer computes with a packed copy of its weight. vLLM makes those of the layers that it loaded anew, but not that
-    of a head whose weight is the embedding's: it would go on with the old one."""
+    """On a CPU a layer computes with a packed copy of its weight. vLLM packs again what it loads again, but not a head whose weight
+    is the embedding's: that would go on with the old one."""
     for module in model.modules():
         if hasattr(module, "cpu_linear") and module.weight.numel():
             module.quant_method.process_weights_after_loading(module)
