@@ -6,12 +6,14 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from standin import Standin, running
+from test_distributed import in_two
 from tiny import need_kernels, tiny_model
 
 from ownship import cli
@@ -212,12 +214,26 @@ def test_answers_that_cannot_be_trained_on(spoilt: dict[str, Any], word: str, tm
         sampler._completion({"choices": [choice | spoilt]})
 
 
-def test_settings_that_make_no_sense(pupil: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _alone_in_two(config: rl.RL) -> None:
+    torch.set_num_threads(1)
+    rl.run(config)
+    with pytest.raises(UserError, match="--stale is for a learner in one process"):
+        rl.run(replace(config, stale=1))
+
+
+def test_two_ranks_share_a_server(pupil: Path, pupils_standin: Standin, tmp_path: Path) -> None:
+    rl.run(settings(pupil, tmp_path / "one", steps=2))
+    in_two(_alone_in_two, settings(pupil, tmp_path / "two", steps=2, sampler=pupils_standin.url))
+    assert pupils_standin.loads == 2
+    for one, two in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
+        assert {name: two[name] for name in ("reward", "flat_groups", "drawn_tokens")} == {
+            name: one[name] for name in ("reward", "flat_groups", "drawn_tokens")}
+        assert two["loss"] == pytest.approx(one["loss"], abs=1e-4) and two["mismatch"] < 1e-4
+
+
+def test_stale_needs_a_server(pupil: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--stale needs --sampler"):
         rl.run(settings(pupil, tmp_path / "run", stale=1))
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="--sampler is for a learner in one process"):
-        rl.run(settings(pupil, tmp_path / "run", sampler="http://127.0.0.1:9"))
 
 
 def test_the_doctor_knows_old_samples() -> None:

@@ -26,6 +26,7 @@ from ownship.engine.fingerprint import fingerprint
 from ownship.engine.request import Completion, Finish, Request
 from ownship.engine.text import TextOut
 from ownship.errors import UserError
+from ownship.learn import distributed
 from ownship.learn.vllm_worker import ORDER
 from ownship.model.llama import Llama
 from ownship.model.tokenizer import Tokenizer
@@ -46,6 +47,8 @@ class Remote:
     has the server read it. They are two because a thread may sample, and load, while the learner changes the weights and writes.
     At most `concurrent` requests run side by side.
 
+    In several processes (learn/distributed.py) all draw, and the first one gives the server the weights.
+
     `generate` and `load` raise UserError if the server cannot be reached, refuses, or for `patience` seconds finishes nothing.
     """
 
@@ -62,12 +65,12 @@ class Remote:
         if self.url.scheme not in ("http", "https") or not self.url.host or (self.url.port or 1) > 65535:
             raise UserError(f"--sampler must look like http://127.0.0.1:8000, not {url!r}")
         self.close()  # what an earlier run left
-        self.folder.mkdir(parents=True)
         self.weights_changed()
 
     def close(self) -> None:
         """Removes the files of weights."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if distributed.first():
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     # Drawing
 
@@ -130,11 +133,14 @@ class Remote:
         """Writes the network's present weights for the server's next `load`; returns their fingerprint."""
         name = fingerprint(self.model)
         part = self.folder / f".{name}.part-{os.getpid()}"
-        tensors = {f"{'' if key.startswith('lm_head.') else 'model.'}{key}": value.detach().contiguous()
-                   for key, value in self.model.named_parameters()}
-        save_file(tensors, part, metadata={"format": "pt", ORDER: json.dumps(list(tensors))})
+        if distributed.first():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            tensors = {f"{'' if key.startswith('lm_head.') else 'model.'}{key}": value.detach().contiguous()
+                       for key, value in self.model.named_parameters()}
+            save_file(tensors, part, metadata={"format": "pt", ORDER: json.dumps(list(tensors))})
         with self._files:
-            os.replace(part, self._path(name))
+            if distributed.first():
+                os.replace(part, self._path(name))
             self._written = name
         return name
 
@@ -144,12 +150,14 @@ class Remote:
         paused: nobody draws from half of an update, and the next `load` wakes it."""
         tell, name = progress or (lambda tokens: None), self._written
         if name != self.fingerprint:
-            self._run([partial(self._update, name=name)], lambda done: tell(0))
+            jobs = [partial(self._update, name=name)] if distributed.first() else []
+            distributed.together(lambda: self._run(jobs, lambda done: tell(0)))  # and nobody draws before the first one is done
             self.fingerprint = name
-            with self._files:
-                for path in self.folder.glob("*.safetensors"):
-                    if path.stem == name or path.stem != self._written:
-                        path.unlink()
+            if distributed.first():
+                with self._files:
+                    for path in self.folder.glob("*.safetensors"):
+                        if path.stem == name or path.stem != self._written:
+                            path.unlink()
         return name
 
     async def _update(self, client: httpx.AsyncClient, name: str) -> None:

@@ -6,7 +6,6 @@ weights, because they are the same tensors; or a vLLM server (`--sampler`), whic
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -118,7 +117,8 @@ def run(config: RL) -> Path:
     advantage, weighting, loss = _algorithm(config)
     env = make(config.env)
     asked = {"recipe": "rl", **asdict(config), "out": str(config.out)}
-    now = Run(config.out, asked, may_change=("steps", "minutes", "out", "save_every", "activation_checkpointing", "sampler", "stale"))
+    now = Run(config.out, asked, may_change=("steps", "minutes", "out", "save_every", "activation_checkpointing", "sampler",
+                                             "stale"))
     model, tokenizer = checkpoint.load(zoo.resolve(config.model), torch_dtype(config.dtype))
     adapters = lora(config.lora, model, config.seed)
     micro_tokens = config.micro_tokens or (512 if adapters is not None else 1024)
@@ -150,7 +150,9 @@ def run(config: RL) -> Path:
             try:
                 batch = draw(now.step, watch.sampled(stop)) if ahead is None else ahead.next(watch.sampled(stop))
             except UserError:
-                if remote is not None:  # the server's end is not this run's: the steps before are whole
+                # The server's end is not this run's: the steps before are whole. Several ranks save together, which they cannot
+                # when one has failed.
+                if remote is not None and not distributed.several():
                     now.save(learner)
                 raise
             rollouts, samples = batch.rollouts, batch.samples
@@ -220,6 +222,7 @@ def _sample(config: RL, sampler: Sampler, env: Env, advantage: Callable[[Floats]
 
 def _algorithm(config: RL) -> tuple[Callable[[Floats], Floats], Weighting, Policy]:
     """What the settings name. Raises UserError for a name or a number that makes no sense."""
+    from ownship.learn import distributed
     from ownship.learn.advantage import ADVANTAGES
     from ownship.learn.algorithm import ALGORITHMS, Policy
     from ownship.learn.correction import CORRECTIONS
@@ -229,8 +232,8 @@ def _algorithm(config: RL) -> tuple[Callable[[Floats], Floats], Weighting, Polic
     at_least(config, steps=0, tasks=1, group=1, max_tokens=1, refill=0, epochs=1, kl=0, micro_tokens=1, save_every=1, stale=0)
     if config.stale and config.sampler is None:
         raise UserError("--stale needs --sampler: without one, the sampler's weights are the learner's own tensors, never older")
-    if config.sampler is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("--sampler is for a learner in one process; under torchrun each process samples by itself")
+    if config.stale and distributed.several():
+        raise UserError("--stale is for a learner in one process; under torchrun --sampler takes turns with it")
     choose(OVERLONG, config.overlong, "overlong")
     algorithm = choose(ALGORITHMS, config.algorithm, "algorithm")
     advantage = algorithm.advantage if config.advantage is None else choose(ADVANTAGES, config.advantage, "advantage")
