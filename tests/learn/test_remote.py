@@ -204,14 +204,17 @@ def test_ctrl_c_does_not_wait_for_the_server(standin: Standin, tmp_path: Path) -
 
 @pytest.mark.parametrize(("spoilt", "word"), [
     ({"token_ids": None}, "answers otherwise"), ({"weight_versions": None}, "drew from weights without a name"),
-    ({"logprobs": {"content": []}}, "ended a completion"), ({"finish_reason": "abort"}, "'abort'")])
+    ({"logprobs": {"content": []}}, "ended a completion"), ({"finish_reason": "abort"}, "'abort'"),
+    ({"token_ids": [7], "logprobs": {"content": [{"token_id": 7, "logprob": -1.0}]}}, "a larger --max-model-len")])
 def test_answers_that_cannot_be_trained_on(spoilt: dict[str, Any], word: str, tmp_path: Path) -> None:
     sampler = Remote("http://127.0.0.1:9", *tiny_model(), tmp_path / "sampler")
-    choice = {"token_ids": [7], "logprobs": {"content": [{"token_id": 7, "logprob": -1.0}]}, "finish_reason": "length",
-              "weight_versions": [{"version": "", "start": 0, "end": 1}]}
-    assert sampler._completion({"choices": [choice]}).tokens == [7]
+    request = Request([1, 2], Sampling(max_tokens=2))
+    choice = {"token_ids": [7, 8], "finish_reason": "length",
+              "logprobs": {"content": [{"token_id": token, "logprob": -1.0} for token in (7, 8)]},
+              "weight_versions": [{"version": "", "start": 0, "end": 2}]}
+    assert sampler._completion({"choices": [choice]}, request).tokens == [7, 8]
     with pytest.raises(UserError, match=word):
-        sampler._completion({"choices": [choice | spoilt]})
+        sampler._completion({"choices": [choice | spoilt]}, request)
 
 
 def _alone_in_two(config: rl.RL) -> None:

@@ -158,11 +158,13 @@ def test_an_update_changes_all_that_vllm_computes_with(server: Server, tmp_path:
         before = after
 
 
-def test_a_request_that_vllm_refuses(server: Server, tmp_path: Path) -> None:
+def test_requests_that_are_too_long(server: Server, tmp_path: Path) -> None:
     sampler = Remote(server.url, *checkpoint.load(zoo.resolve(zoo.DEFAULT)), tmp_path / "sampler")
     sampler.load()
     with pytest.raises(UserError, match=r"refuses /inference/v1/generate: .*512"):
-        sampler.generate([Request([1, 2, 3], Sampling(max_tokens=600))])
+        sampler.generate([Request([5] * 600, Sampling(max_tokens=2))])
+    with pytest.raises(UserError, match="a prompt of 500 tokens and a reply of 20: start it with a larger --max-model-len"):
+        sampler.generate([Request([5] * 500, Sampling(max_tokens=20, ignore_eos=True))])
     (fine,) = sampler.generate([Request([1, 2, 3], Sampling(max_tokens=2, seed=1))])
     assert len(fine.tokens) == 2
 

@@ -86,7 +86,7 @@ class Remote:
         async def one(client: httpx.AsyncClient, request: Request) -> Completion:
             async with room:
                 answer = await self._post(client, "inference/v1/generate", self._wire(request))
-            return self._completion(answer)
+            return self._completion(answer, request)
 
         return self._run([partial(one, request=request) for request in requests],
                          lambda done: tell(sum(len(completion.tokens) for completion in done)))
@@ -99,7 +99,7 @@ class Remote:
             "max_tokens": sampling.max_tokens, "min_tokens": sampling.min_tokens, "seed": sampling.seed, "logprobs": 0,
             "stop_token_ids": [] if sampling.ignore_eos else self.stop_ids, "ignore_eos": True, "detokenize": False}}
 
-    def _completion(self, answer: Any) -> Completion:
+    def _completion(self, answer: Any, request: Request) -> Completion:
         """The server's answer, if it is whole and was drawn from the weights that it was given."""
         try:
             choice = answer["choices"][0]
@@ -113,11 +113,14 @@ class Remote:
             raise UserError(f"the sampler at {self.url} answers otherwise than vLLM 0.32: {_line(json.dumps(answer))}") from None
         if finish not in _FINISHES or not tokens or not same:
             raise UserError(f"the sampler at {self.url} ended a completion with {_line(str(finish))!r} after {len(tokens)} tokens")
+        if finish == "length" and len(tokens) < request.sampling.max_tokens:
+            raise UserError(f"the sampler at {self.url} has no room for a prompt of {len(request.prompt)} tokens and a reply of"
+                            f" {request.sampling.max_tokens}: start it with a larger --max-model-len")
         if names != {self.fingerprint}:
             drawn = _line(" and ".join(sorted(map(str, names)))) or "weights without a name"
             raise UserError(f"the sampler at {self.url} drew from {drawn} instead of {self.fingerprint}, which it was given: it was"
                             " started again, or another learner updates it; the same command goes on")
-        ended = tokens[-1] in self.stop_ids
+        ended = finish == "stop"
         text = TextOut(self.tokenizer)
         for token in tokens[: len(tokens) - ended]:
             text.push(token)
