@@ -26,7 +26,7 @@ test: .venv/ready-dev check
 	@.venv/bin/python -m pytest
 
 test-vllm: .venv/ready-dev $(BENCH)/vllm/ready
-	@OWNSHIP_VLLM=$(abspath $(BENCH)/vllm) .venv/bin/python -m pytest tests/vllm
+	@OWNSHIP_VLLM=$(abspath $(BENCH)/vllm) .venv/bin/python -m pytest tests/vllm_server
 
 check: .venv/ready-dev
 	@.venv/bin/ruff check
