@@ -56,8 +56,7 @@ class RL:
     advantage: str | None = None
     """Instead of the algorithm's: centered, normalized, leave_one_out, max_rl."""
     correction: str | None = None
-    """For what the learner's probabilities differ from the sampler's: none, tis, icepop, geometric, dppo_tv. By default none, and
-    tis with --stale."""
+    """Where learner and sampler disagree: none, tis (default if stale), icepop, geometric, dppo_tv."""
     epochs: int = 1
     """Updates on the same completions: more learnt from each, by a policy that is no longer the one that drew them."""
     kl: float = 0.0
@@ -68,10 +67,9 @@ class RL:
     refill: float = 1.0
     """Flat groups teach nothing: up to this many times `tasks` further tasks are drawn to replace them."""
     sampler: str | None = None
-    """Sample on the vLLM server at this address, http://host:port, instead of in this process (docs/sampler.md). It must see the
-    folder of --out under the same path: there it finds each update's weights."""
+    """URL of a vLLM server to sample on (docs/sampler.md)."""
     stale: int = 0
-    """With --sampler: go on sampling while the learner learns, from weights that are at most so many updates old. 0 takes turns."""
+    """Sample on while learning, from weights at most so many updates old."""
     optim: OptimSettings = field(default_factory=OptimSettings)
     lora: LoraSettings = field(default_factory=LoraSettings)
     dtype: str = "bfloat16"
