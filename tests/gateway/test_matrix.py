@@ -367,3 +367,46 @@ def test_sent_in_pieces_or_whole_it_is_the_same_stream() -> None:
         found = [event for one in sse.Reader().feed(data) for event in parser.feed(one)]
         assert parts(folded(found)) == parts(folded(spoken(SIGNED[wire])))
         assert len(sent(data)) > 8
+
+
+def test_a_thought_of_a_stream_keeps_the_id_that_comes_at_its_end() -> None:
+    """The item has been announced under another id by then, and OpenAI takes the encrypted content with its own id only."""
+    front = FRONTS["responses"]
+    writer = front.writer(front.read({"model": "m", "input": "Hi", "stream": True}))
+    events = [Started("m"), ReasoningDelta(0, "hm"), ReasoningDelta(0, "", "rs_1:c2ln"), TextDelta(0, "a"), Finished(0, "stop"),
+              USED]
+    told = sent(b"".join(writer.write(event) for event in events))
+    ids = [[one["item"]["id"] for one in told if one["type"] == f"response.output_item.{kind}"] for kind in ("added", "done")]
+    assert ids[0] == ids[1]
+    output = told[-1]["response"]["output"]
+    turns = [{"role": "user", "content": "Hi"}, *output, {"role": "user", "content": "?"}]
+    request = front.read({"model": "m", "input": turns}).request
+    assert request.messages[1].parts == (Reasoning("hm", "rs_1:c2ln"), Text("a"))
+    assert DIALECTS["responses"].body(request)["input"][1] == {
+        "type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "hm"}], "encrypted_content": "c2ln"}
+
+
+def test_results_and_what_follows_are_one_turn_to_anthropic() -> None:
+    request = Request("m", (Message("user", (Text("x"),)), Message("assistant", (ToolCall("c", "f", "{}"),)),
+                            Message("tool", (ToolResult("c", (Text("r"),)),)), Message("user", (Text("and?"),))))
+    turns = DIALECTS["messages"].body(request)["messages"]
+    assert [turn["role"] for turn in turns] == ["user", "assistant", "user"]
+    assert [block["type"] for block in turns[2]["content"]] == ["tool_result", "text"]
+
+
+def test_liberties_that_servers_take_with_chat() -> None:
+    """Calls without index, id or arguments, "stop" after a forced call, neither usage nor [DONE]."""
+    def chunk(delta: dict[str, Any], finish: str | None = None) -> bytes:
+        return sse.dumps({"choices": [{"delta": delta, "finish_reason": finish}]})
+
+    parser = DIALECTS["chat"].parser(ASKED)
+    pieces = [{"tool_calls": [{"function": {"name": "f"}}]}, {"tool_calls": [{"function": {"name": "g", "arguments": '{"a":'}}]},
+              {"tool_calls": [{"function": {"arguments": "1}"}}]}]
+    events = [event for delta in pieces for event in parser.feed(chunk(delta))] + parser.feed(chunk({}, "stop")) + parser.end()
+    first, second = parts(folded(events))
+    assert (first.name, first.arguments, second.name, second.arguments) == ("f", "{}", "g", '{"a":1}')
+    assert first.id != second.id and first.id.startswith("call_")
+    assert events[-2:] == [Finished(0, "tool_calls"), Used(Usage())]
+    message = {"tool_calls": [{"id": "c", "function": {"name": "f", "arguments": ""}}]}
+    whole = {"choices": [{"message": message, "finish_reason": "stop"}]}
+    assert DIALECTS["chat"].events(whole, ASKED)[1:3] == [ToolDelta(0, 0, "{}", "c", "f"), Finished(0, "tool_calls")]

@@ -102,7 +102,7 @@ def requests(wire: Wire) -> st.SearchStrategy[Request]:
 
 
 @pytest.mark.parametrize("wire", FRONTS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_a_request_survives_each_format(wire: Wire, data: st.DataObject) -> None:
     request = data.draw(requests(wire))

@@ -81,7 +81,7 @@ def fuzzed(keys: list[str]) -> st.SearchStrategy[Any]:
     leaves = st.one_of(st.none(), st.booleans(), st.integers(-3, 3), st.floats(allow_nan=False, allow_infinity=False),
                        st.sampled_from(VALUES))
     names = st.sampled_from(keys)
-    return st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=5), max_leaves=25)
+    return st.recursive(leaves, lambda one: st.lists(one, max_size=3) | st.dictionaries(names, one, max_size=5), max_leaves=25)
 
 
 KEYS = ["type", "choices", "index", "delta", "message", "content", "text", "tool_calls", "function", "name", "arguments", "id",

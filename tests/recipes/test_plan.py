@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from ownship.errors import UserError
-from ownship.recipes.plan import DEVICES, Plan, Shape, decode_rate, describe, expected_loss, memory, plan
+from ownship.evals import pace
+from ownship.recipes import plan as module
+from ownship.recipes.plan import DEVICES, Device, Plan, Shape, alone, decode_rate, describe, expected_loss, memory, plan
 
 
 # GPU hours: the model cards of Llama 2 and Llama 3.1; work: arXiv:2407.21783, section 3.4
@@ -96,3 +102,63 @@ def test_what_cannot_be_planned(config: Plan, reason: str) -> None:
 def test_numbers_are_numbers() -> None:
     found = plan(Plan("smollm2-135m-instruct", "300M", "8xh100"))
     assert found["model"]["parameters"] == 134_515_008 and math.isfinite(found["expected_loss"])
+
+
+# This machine
+
+
+HERE = Device(100e9, 16e9, 20e9, 1e9, 1e9, 1, 20, 0.1, 0.5, "made up", 0.25)
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_here", lambda shape: HERE)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_plan_for_this_machine_by_hand() -> None:
+    shape = Shape(parameters=1e8, layers=10, hidden=800, vocabulary=30_000, kv_bytes=0)
+    config = Plan("", cluster="here", sequence=100, micro_tokens=1000, method="rl")
+    layout = alone(shape, HERE, config, 5000, 0.5)
+    assert layout.sequences == 10 and layout.compute_seconds == pytest.approx(5000 * (6e8 + 12 * 10 * 800 * 100) / 50e9)
+    states = 2 + 2 + 4 + 4 + 8 + 2  # weights, gradients, masters, their gradients, moments; the engine's copy of the weights
+    assert layout.bytes_per_device == pytest.approx(
+        0.25e9 + 0.5e9 + states * 1e8 + 4e8 / 10 + 1000 * (34 * 10 * 800 + 8 * 30_000))
+    found = plan(Plan("smollm2-135m-instruct", "1M", "here", method="rl", sequence=128))
+    assert found["sampling_hours"] * 3600 == pytest.approx(1e6 * 2 * 134_515_008 / 25e9)
+    with pytest.raises(UserError, match=r"16 are free: use a smaller model"):
+        plan(Plan("7B", cluster="here"))
+    with pytest.raises(UserError, match="--micro-tokens"):
+        plan(Plan("135M", cluster="here", micro_tokens=0))
+
+
+def test_what_is_measured_of_this_machine() -> None:
+    """On a network of the least size: numbers that are possible, and the work that they stand for."""
+    found = pace.measure(2, 64, 600)
+    assert found.keys() == {"learning", "drawing"} and all(0 < value < 1e6 for value in found.values())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how much memory a process had")
+def test_memory_of_a_real_update(tmp_path: Path) -> None:
+    """In a process of its own, for a network large enough that its state is most of what there is."""
+    script = f"""
+import json, re
+from ownship import machine
+machine.prepare()
+import torch
+from ownship.learn.learner import Learner
+from ownship.learn.loss import imitation
+from ownship.learn.sample import supervised
+from ownship.model.llama import Llama, LlamaConfig
+sizes = LlamaConfig(vocab_size=8192, hidden_size=512, intermediate_size=1408, num_hidden_layers=6, num_attention_heads=8,
+                    num_key_value_heads=8, head_dim=64, tie_word_embeddings=True)
+learner = Learner(Llama(sizes).init_weights(0).to(torch.bfloat16), micro_tokens=512)
+samples = [supervised(list(range(start, start + 128)), [False] + [True] * 127) for start in range(8)]
+learner.update(samples, imitation)
+peak = re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]  # not what the parent had, as getrusage says
+json.dump([sizes.parameters, int(peak) << 10], open({str(tmp_path / "found")!r}, "w"))
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+    parameters, measured = json.loads((tmp_path / "found").read_text())
+    planned = alone(Shape(parameters, 6, 512, 8192, 0), HERE, Plan("", cluster="here", sequence=128, micro_tokens=512), 1024, 1)
+    assert measured == pytest.approx(planned.bytes_per_device - 0.5e9, rel=0.25)  # one update has not freed anything yet

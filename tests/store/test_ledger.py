@@ -70,7 +70,7 @@ LIMITS = st.dictionaries(st.tuples(st.sampled_from(["key", "team"]), st.sampled_
 def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """One database for all of a property's examples: each takes keys and a team of its own."""
     url = (str(tmp_path_factory.mktemp("shared") / "store.db") if request.param == "sqlite"
-           else postgres.empty(request.getfixturevalue("postgres_server")))
+           else postgres.empty(request.getfixturevalue("postgres_server"), "shared"))
     engine = database.connect(url)
     yield engine
     engine.dispose()

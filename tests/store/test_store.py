@@ -17,6 +17,7 @@ import books
 import pytest
 import sqlalchemy as sa
 
+from ownship.errors import UserError
 from ownship.store import budgets, database, keys, lease, schema, writer
 from ownship.store.budgets import OverBudget
 from ownship.store.keys import Key, KeyRefused
@@ -233,6 +234,15 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: py
     engine = database.connect(str(tmp_path / "store.db"))
     assert books.check(engine) == 0
     engine.dispose()
+
+
+def test_a_database_that_cannot_be_written(url: str) -> None:
+    engine = database.connect(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DROP TABLE processes"))
+    engine.dispose()
+    with pytest.raises(UserError, match=r"cannot be written: .*processes"):
+        Store(url)
 
 
 def test_a_lost_connection(postgres_server: str) -> None:

@@ -205,7 +205,6 @@ class ChatParser:
         self.request = request
         self.started = False
         self.calls: list[dict[Any, int]] = [{} for _ in range(request.n)]  # of each choice: the upstream's index → ours
-        self.last: list[int] = [0] * request.n
         self.bare: set[tuple[int, int]] = set()  # calls without arguments so far
         self.thought: set[int] = set()  # choices whose thoughts come as plain text, whatever details come with it
         self.refused: set[int] = set()
@@ -256,17 +255,16 @@ class ChatParser:
     def _call(self, index: int, call: dict[str, Any], found: list[Event]) -> None:
         known, function = self.calls[index], mapping(call.get("function"))
         name, id, key = string(function.get("name")), string(call.get("id")), call.get("index")
-        if key is None:  # some servers send whole calls without an index
-            key = ("new", len(known)) if name else self.last[index]
+        if key is None:  # some servers count no calls: a name begins one, the rest belongs to the last one
+            key = ("uncounted", len(known) - (not name))
         if key not in known:
             if not name:
                 raise failure.garbled("a tool call without a name")
-            known[key] = self.last[index] = len(known)
+            known[key] = len(known)
             if not function.get("arguments"):
                 self.bare.add((index, known[key]))
             found.append(ToolDelta(index, known[key], string(function.get("arguments")), id or new_id("call_"), name))
         elif function.get("arguments"):
-            self.last[index] = known[key]
             self.bare.discard((index, known[key]))
             found.append(ToolDelta(index, known[key], string(function["arguments"])))
 

@@ -67,7 +67,6 @@ def publish(network: Llama, model: Llama) -> None:
     shards = dict(network.named_parameters())
     for name, target in model.named_parameters():
         target.copy_(cast(DTensor, shards[name]).full_tensor())
-    network._wide_head = None  # gathered weights of another value may lie where those it was made from lay
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ token and hidden unit with fused attention, 2 when they are computed again (Kort
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -21,6 +22,9 @@ from ownship.errors import UserError
 
 _TFLOPS, _GB = 1e12, 1e9
 _STATES = 16  # bytes a parameter: weights and gradients in bf16, master weights and two moments in float32
+_OWN_STATES = 20  # of our learner in one process, whose gradients are added up in float32
+_PROGRAM = 0.25 * _GB  # what a process takes before it has a network
+_KEPT = 0.5 * _GB  # of freed memory, which the allocator keeps (machine.prepare)
 _SPARE = 0.9  # of a device's memory that can be planned with
 _LOAD = 0.8  # of the greatest power that is drawn on average
 _PUE = 1.2  # power of the building per power of the machines
@@ -40,6 +44,7 @@ class Device:
     price: float  # dollars an hour: an assumption, which --price replaces
     efficiency: float  # share of `flops` that trainings reach
     source: str
+    drawing: float = 0.4  # share of `flops` that drawing many sequences together reaches
 
 
 # Efficiency: 38 to 43 % in the training of Llama 3 405B (arXiv:2407.21783, table 4), 46 % in that of PaLM (arXiv:2204.02311).
@@ -73,6 +78,8 @@ class Plan:
     """Tokens per update. By default from the work to be done (DeepSeek LLM, arXiv:2401.02954)."""
     efficiency: float | None = None
     """Share of the devices' peak that is reached; by default what published trainings reached."""
+    micro_tokens: int = 1024
+    """Tokens per forward and backward pass, with `--cluster here`: the recipes' flag of that name."""
     price: float | None = None
     """Dollars per device and hour."""
     price_kwh: float | None = None
@@ -116,10 +123,11 @@ def run(config: Plan) -> None:
 
 def plan(config: Plan) -> dict[str, Any]:
     """The figures. Raises UserError for what cannot be read or does not fit."""
-    count, device, name = _cluster(config.cluster)
     shape = _shape(config.model)
+    count, device, name = _cluster(config.cluster, shape)
     tokens = _number(config.tokens, "--tokens") if config.tokens else 20 * shape.parameters
-    for value, flag in ((config.sequence, "--sequence"), (config.efficiency, "--efficiency"), (config.price, "--price")):
+    for value, flag in ((config.sequence, "--sequence"), (config.efficiency, "--efficiency"), (config.price, "--price"),
+                        (config.micro_tokens, "--micro-tokens")):
         if value is not None and value <= 0:
             raise UserError(f"{flag} must be more than 0, not {value}")
     efficiency = config.efficiency or device.efficiency
@@ -129,7 +137,10 @@ def plan(config: Plan) -> dict[str, Any]:
     sampling = 0.0
     if config.method == "rl":
         sampling = tokens / (count * decode_rate(shape, device, config.sequence))
-    layout = spread(shape, device, count, config.sequence, batch, efficiency)
+    if config.cluster == "here":
+        layout = alone(shape, device, config, batch, efficiency)
+    else:
+        layout = spread(shape, device, count, config.sequence, batch, efficiency)
     total = seconds + sampling
     hours = total * count / 3600
     energy = total * count * device.watts * _LOAD * _PUE / 3.6e6
@@ -151,9 +162,9 @@ def expected_loss(parameters: float, tokens: float) -> float:
 
 def decode_rate(shape: Shape, device: Device, sequence: int, rows: int = 64) -> float:
     """Tokens per second of one device that samples `rows` at a time: it reads the weights once for all and each one's cache, half
-    full on average, at 60 % of its bandwidth, and multiplies at 40 % of its peak."""
+    full on average, at 60 % of its bandwidth, and multiplies at 40 % of its peak (or what was measured)."""
     reading = (2 * shape.parameters + rows * sequence / 2 * shape.kv_bytes) / (0.6 * device.bandwidth)
-    work = rows * 2 * shape.parameters / (0.4 * device.flops)
+    work = rows * 2 * shape.parameters / (device.drawing * device.flops)
     return rows / max(reading, work)
 
 
@@ -185,14 +196,27 @@ def spread(shape: Shape, device: Device, count: int, sequence: int, batch: float
                     f" {math.ceil(states / (_SPARE * device.memory - fixed))} of them, or larger ones")
 
 
-def memory(shape: Shape, count: int, tensor: int, tokens: int, recompute: bool) -> float:
+def alone(shape: Shape, device: Device, config: Plan, batch: float, efficiency: float) -> Layout:
+    """Our learner in one process, as the recipes run it: passes of --micro-tokens, nothing computed again; in RL the engine keeps a
+    copy of the weights in the order of its kernels. Raises UserError if it does not fit."""
+    sequences = max(1, config.micro_tokens // config.sequence)
+    states = _OWN_STATES + (2 if config.method == "rl" else 0)
+    need = _PROGRAM + _KEPT + memory(shape, 1, 1, sequences * config.sequence, False, states)
+    if need > _SPARE * device.memory:
+        raise UserError(f"this needs {need / _GB:.3g} GB, and {device.memory / _GB:.3g} are free: use a smaller model, or a shorter"
+                        " --sequence with fewer --micro-tokens")
+    work = batch * shape.flops_per_token(config.sequence) / (device.flops * efficiency)
+    return Layout(1, 1, False, sequences, need, 0.0, work)
+
+
+def memory(shape: Shape, count: int, tensor: int, tokens: int, recompute: bool, states: int = _STATES) -> float:
     """Bytes on one device: its share of the state, two gathered layers, activations of `tokens`, logits and their gradient."""
-    states = _STATES * shape.parameters / count
+    kept = states * shape.parameters / count
     gathered = 2 * 2 * shape.parameters / shape.layers / tensor
     layers = (2 * shape.layers + 34) if recompute else 34 * shape.layers
     activations = tokens * shape.hidden * layers / tensor
     logits = 8 * tokens * shape.vocabulary / tensor
-    return states + gathered + activations + logits
+    return kept + gathered + activations + logits
 
 
 def _per_update(shape: Shape, device: Device, count: int, tensor: int, batch: float, sequence: int, efficiency: float,
@@ -239,24 +263,27 @@ def describe(config: Plan, result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _cluster(text: str) -> tuple[int, Device, str]:
+def _cluster(text: str, shape: Shape) -> tuple[int, Device, str]:
     if text == "here":
-        return 1, _here(), "machine like this one"
+        return 1, _here(shape), "machine like this one"
     found = re.fullmatch(r"(\d+)x(\w+)", text.lower())
     if found is None or found[2] not in DEVICES or int(found[1]) < 1:
         raise UserError(f"--cluster {text!r}: expected COUNTxDEVICE, e.g. 8xh100, with one of {', '.join(DEVICES)}; or here")
     return int(found[1]), DEVICES[found[2]], found[2]
 
 
-def _here() -> Device:
+@functools.cache
+def _here(shape: Shape) -> Device:
+    """This machine, its rates and what our learner and engine reach of them measured now (bench/plan.py holds it to whole runs)."""
     from ownship import machine
-    from ownship.evals import roofline
+    from ownship.evals import pace, roofline
 
-    rates = roofline.measure()
+    machine.prepare()
+    rates, reached = roofline.measure(), pace.measure(shape.layers, shape.hidden, shape.vocabulary)
     watts = 10.0 * (os.cpu_count() or 1)  # about what a core of a server draws
-    # our learner reaches a fifth of the rate of large products on two cores (docs/log.md)
-    work, reading = rates["bfloat16_gflops"] * 1e9, rates["read_gb_s"] * 1e9
-    return Device(work, machine.available_memory(), reading, 1e9, 1e9, 1, watts, 0.1, 0.2, "measured just now")
+    work, reading = rates["bfloat16_gflops"], rates["read_gb_s"] * 1e9
+    return Device(work * 1e9, machine.available_memory(), reading, 1e9, 1e9, 1, watts, 0.1, reached["learning"] / work,
+                  "measured just now", reached["drawing"] / work)
 
 
 def _shape(text: str) -> Shape:

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
+from ownship.errors import UserError
 from ownship.store import cache, database, keys, lease, ledger, periods
 from ownship.store.keys import Key, KeyRefused, Secret
 from ownship.store.ledger import Outcome, Reservation, Settlement
@@ -53,7 +54,11 @@ class Store:
         self._used: dict[int, int] = {}  # secret → when; written when the writer is idle
         self._given: dict[str, int] = {}  # cached reply → when
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="ownship-store-read")
-        self._writer = Writer(self.engine, self.process, self._note)
+        try:
+            self._writer = Writer(self.engine, self.process, self._note)
+        except sa.exc.DBAPIError as error:  # it can be read, but not written
+            self.engine.dispose()
+            raise UserError(f"the database cannot be written: {database.reason(error)}") from None
 
     def close(self) -> None:
         """Writes what waits; requests still under way are settled as lost. To be called when nothing is asked any more."""
