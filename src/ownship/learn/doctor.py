@@ -23,7 +23,11 @@ def diagnose(now: Mapping[str, float], history: Sequence[Mapping[str, float]]) -
                         " policy")
     mismatch = now.get("mismatch", 0.0)
     at_first = _mean(history, "mismatch")
-    if mismatch > 0.1:
+    if now.get("staleness"):
+        if mismatch > 0.1:
+            warnings.append(f"the samples are {now['staleness']:.0f} updates old, and the policy has moved (mean |Δ log π| ="
+                            f" {mismatch:.3f}): a smaller --stale, or a lower learning rate")
+    elif mismatch > 0.1:
         warnings.append(f"sampler and learner disagree (mean |Δ log π| = {mismatch:.3f}): their weights or their numerics differ")
     elif at_first is not None and mismatch > max(0.02, 5 * at_first):
         warnings.append(f"the mismatch of sampler and learner grows: mean |Δ log π| was {at_first:.4f} and is {mismatch:.4f};"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import torch
@@ -62,17 +62,17 @@ class Learner:
         self._optimizer = Optimizer(dict(zip(self._names, self._masters, strict=True)), self.optim)
 
     def update(self, samples: Sequence[Sample], loss: Loss, tick: Callable[[int], None] | None = None, share: float = 1.0,
-               drawn_from: str = "") -> dict[str, float]:
+               drawn_from: Collection[str] = ()) -> dict[str, float]:
         """One optimizer step on all samples together; returns its measurements.
 
         `share` scales the learning rate: what a batch is smaller than it should be (the linear rule of arXiv:1706.02677).
 
         `tick` is told the tokens of each finished micro-batch; if it raises, the weights are as before. With no trained
         token at all nothing happens. Raises ValueError for samples that were drawn from other weights than these: their
-        log-probabilities would be taken for those of this policy. `drawn_from` is the fingerprint of earlier weights that they
-        may come from: those before the first of several updates on the same samples.
+        log-probabilities would be taken for those of this policy. `drawn_from` are the fingerprints of earlier weights
+        that they may come from: those before the first of several updates on the same samples, those of a sampler that lags behind.
         """
-        if strangers := {sample.policy for sample in samples} - {"", self.fingerprint, drawn_from}:
+        if strangers := {sample.policy for sample in samples} - {"", self.fingerprint, *drawn_from}:
             raise ValueError(f"samples of the policy {min(strangers)} for a learner whose weights are {self.fingerprint}")
         planned = plan(samples, self.micro_tokens)
         weight = float(sum(sum(sample.weights) for sample in samples))

@@ -1,4 +1,4 @@
-"""Episodes: tasks go to the engine, what comes back is scored, and becomes training samples.
+"""Episodes: tasks go to the sampler, what comes back is scored, and becomes training samples.
 
 The token ids that the sampler emitted are the ones trained on. Over several turns the stream is only ever extended: by
 what the model said (weight 1) and by what the environment answered (weight 0). Nothing is tokenised twice.
@@ -9,18 +9,32 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from ownship.engine.engine import Engine
-from ownship.engine.request import Finish, Request, Sampling
+from ownship.engine.request import Completion, Finish, Request, Sampling
 from ownship.envs.env import Env, Task
 from ownship.envs.rubric import Score
 from ownship.learn.advantage import Floats, Weighting, overlong_penalty, token_weight
 from ownship.learn.sample import Sample
 from ownship.model.chat import Chat, Message
 from ownship.model.tokenizer import Tokenizer
+
+
+class Sampler(Protocol):
+    """What draws completions: the engine in this process, or a server (learn/remote.py). `fingerprint` is that of its weights."""
+
+    tokenizer: Tokenizer
+    fingerprint: str
+
+    def generate(self, requests: Sequence[Request], progress: Callable[[int], None] | None = None) -> list[Completion]: ...
+
+    def rest(self) -> None:
+        """Gives up, until requests come again, what memory it can."""
+
+    def weights_changed(self) -> str:
+        """To be called after an update of the network's weights; returns their fingerprint."""
 
 
 @dataclass
@@ -64,14 +78,14 @@ def training_sampling(max_tokens: int) -> Sampling:
     return Sampling(temperature=1.0, max_tokens=max_tokens)
 
 
-def play(engine: Engine, env: Env, tasks: Sequence[Task], sampling: Sampling, seed: str,
+def play(sampler: Sampler, env: Env, tasks: Sequence[Task], sampling: Sampling, seed: str,
          progress: Callable[[int], None] | None = None, first: int = 0) -> list[Rollout]:
     """Plays each task to its end, all side by side, and scores it.
 
     `sampling.max_tokens` bounds one turn. Every draw follows from `seed`, the turn and the task's place: `first` is that of the
     first of them, which may be a stretch of many (learn/distributed.py).
     """
-    chat = Chat(engine.tokenizer)
+    chat = Chat(sampler.tokenizer)
     rollouts = []
     for task in tasks:
         prompt = chat.prompt(task.messages)
@@ -81,7 +95,7 @@ def play(engine: Engine, env: Env, tasks: Sequence[Task], sampling: Sampling, se
         requests = [Request(list(rollouts[index].tokens), replace(sampling, seed=_seed(seed, first + index, turn)))
                     for index in active]
         going_on = []
-        for index, completion in zip(active, engine.generate(requests, progress), strict=True):
+        for index, completion in zip(active, sampler.generate(requests, progress), strict=True):
             rollout = rollouts[index]
             rollout.tokens += completion.tokens
             rollout.drawn += [not forced for forced in completion.forced]  # what a grammar forced was not drawn

@@ -1,27 +1,30 @@
 """Reinforcement learning with a verifiable reward: the whole loop.
 
 Tasks → a group of completions each → rewards → advantages within the group → one update → the engine goes on with the new
-weights, because they are the same tensors.
+weights, because they are the same tensors; or a vLLM server (`--sampler`), which is given them.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ownship.errors import UserError
 from ownship.recipes.settings import LoraSettings, OptimSettings, at_least
 
 if TYPE_CHECKING:
+    from ownship.envs.env import Env
     from ownship.learn.advantage import Floats, Weighting
     from ownship.learn.algorithm import Policy
     from ownship.learn.learner import Learner
-    from ownship.learn.rollout import Rollout
+    from ownship.learn.rollout import Rollout, Sampler
     from ownship.learn.sample import Sample
     from ownship.model.llama import Llama
 
@@ -52,8 +55,8 @@ class RL:
     """Advantage, loss and mean in one: dual_clip, grpo, dr_grpo, dapo, rloo, reinforce, cispo, gspo."""
     advantage: str | None = None
     """Instead of the algorithm's: centered, normalized, leave_one_out, max_rl."""
-    correction: str = "none"
-    """For what the learner's probabilities differ from the sampler's: none, tis, icepop, geometric, dppo_tv."""
+    correction: str | None = None
+    """Where learner and sampler disagree: none, tis (default if stale), icepop, geometric, dppo_tv."""
     epochs: int = 1
     """Updates on the same completions: more learnt from each, by a policy that is no longer the one that drew them."""
     kl: float = 0.0
@@ -63,6 +66,10 @@ class RL:
     """Replies that hit max_tokens: mask (not trained on), penalty (DAPO's, from 80 % of max_tokens on) or none."""
     refill: float = 1.0
     """Flat groups teach nothing: up to this many times `tasks` further tasks are drawn to replace them."""
+    sampler: str | None = None
+    """URL of a vLLM server to sample on (docs/sampler.md)."""
+    stale: int = 0
+    """Sample on while learning, from weights at most so many updates old."""
     optim: OptimSettings = field(default_factory=OptimSettings)
     lora: LoraSettings = field(default_factory=LoraSettings)
     dtype: str = "bfloat16"
@@ -77,27 +84,39 @@ class RL:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """What one step learns from, and what the next step's sampling goes on from: the place in the tasks, and the solve rates."""
+
+    rollouts: list[Rollout]
+    samples: list[Sample]
+    useful: int  # tasks whose group teaches something
+    state: Mapping[str, Any]
+    seconds: float
+
+
 def run(config: RL) -> Path:
     """Runs or continues; returns the folder of the trained model. Raises Interrupted after Ctrl-C, with everything saved."""
     from ownship.engine.engine import Engine
-    from ownship.envs.env import tasks
     from ownship.envs.registry import make
-    from ownship.evals.accuracy import solved
     from ownship.learn import distributed, rollout
-    from ownship.learn.curriculum import Curriculum
+    from ownship.learn.ahead import Ahead
     from ownship.learn.doctor import diagnose
     from ownship.learn.interrupt import Interruptible
     from ownship.learn.learner import Learner
+    from ownship.learn.remote import Remote
     from ownship.learn.run import Run
     from ownship.model import checkpoint, zoo
     from ownship.recipes.settings import lora, optim, save_adapter, torch_dtype
     from ownship.recipes.watch import Watch
 
     deadline = None if config.minutes is None else time.monotonic() + config.minutes * 60
+    config = replace(config, correction=config.correction or ("tis" if config.stale else "none"))
     advantage, weighting, loss = _algorithm(config)
     env = make(config.env)
     asked = {"recipe": "rl", **asdict(config), "out": str(config.out)}
-    now = Run(config.out, asked, may_change=("steps", "minutes", "out", "save_every", "activation_checkpointing"))
+    now = Run(config.out, asked, may_change=("steps", "minutes", "out", "save_every", "activation_checkpointing", "sampler",
+                                             "stale"))
     model, tokenizer = checkpoint.load(zoo.resolve(config.model), torch_dtype(config.dtype))
     adapters = lora(config.lora, model, config.seed)
     micro_tokens = config.micro_tokens or (512 if adapters is not None else 1024)
@@ -106,50 +125,57 @@ def run(config: RL) -> Path:
     now.restore(learner)
     # The reference is the model that training began with, also when a run is continued.
     reference = checkpoint.load(zoo.resolve(config.model), torch_dtype(config.dtype))[0] if config.kl else None
-    engine = Engine(model, tokenizer, max_rows=config.tasks * config.group)
+    remote = None if config.sampler is None else Remote(config.sampler, model, tokenizer, config.out / "sampler")
+    sampler = remote or Engine(model, tokenizer, max_rows=config.tasks * config.group)
+    versions = deque([learner.fingerprint], maxlen=config.stale + 1)  # of the weights that samples may come from
+    state: Mapping[str, Any] = now.state
 
-    with Interruptible() as stop, Watch("rl", config.steps, now.step, deadline) as watch, now.saved(learner):
+    def draw(step: int, tick: Callable[[int], None]) -> _Batch:
+        nonlocal state
+        if remote is not None:
+            remote.load(tick)
+        batch = _sample(config, sampler, env, advantage, weighting, state, step, tick)
+        state = batch.state
+        return batch
+
+    with Interruptible() as stop, Watch("rl", config.steps, now.step, deadline) as watch, now.saved(learner), ExitStack() as stack:
+        if remote is not None:
+            stack.callback(remote.close)
+        ahead = stack.enter_context(Ahead(draw, now.step, config.steps, config.stale)) if config.stale else None
         pace = 0.0  # seconds of the last step: one that would end too late is not begun
         while now.step < config.steps and distributed.from_first(deadline is None or time.monotonic() + pace < deadline):
             start = time.perf_counter()
-            # Sample groups until enough of them teach something, within the bound.
-            curriculum = Curriculum(now.state.get("rates"))
-            stream = tasks(env, "train", now.state.get("next_seed", config.seed << 20))
-            chosen = curriculum.choose(stream, f"{config.seed} {now.step}")
-            rollouts: list[Rollout] = []
-            samples: list[Sample] = []
-            useful, most = 0, round(config.tasks * (1 + config.refill))
-            while useful < config.tasks and len(rollouts) < most * config.group:
-                missing = min(config.tasks - useful, most - len(rollouts) // config.group)
-                repeated = [task for task in islice(chosen, missing) for _ in range(config.group)]
-                play = partial(rollout.play, engine, env, sampling=rollout.training_sampling(config.max_tokens),
-                               seed=f"{config.seed} {now.step} {len(rollouts)}", progress=watch.sampled(stop))
-                played = distributed.shared(repeated, play)
-                rollouts += played
-                for group in rollout.groups(played, config.group):
-                    curriculum.learn(group[0].task, [solved(item) for item in group])
-                    lessons = rollout.samples(group, advantage, weighting, config.overlong, config.max_tokens)
-                    samples += lessons
-                    useful += bool(lessons)
+            try:
+                batch = draw(now.step, watch.sampled(stop)) if ahead is None else ahead.next(watch.sampled(stop))
+            except UserError:
+                # The server's end is not this run's: the steps before are whole. Several ranks save together, which they cannot
+                # when one has failed.
+                if remote is not None and not distributed.several():
+                    now.save(learner)
+                raise
+            rollouts, samples = batch.rollouts, batch.samples
             sampled = time.perf_counter()
 
             # Learn from them. The engine's weights are these weights; the fingerprint proves it. A step that few groups
             # speak for is a short one: at full length, steps by two groups of sixteen undid what had been learnt.
-            before = engine.fingerprint
-            share = min(1.0, useful / config.tasks)
-            engine.rest()  # sampling and learning need much memory, but not at once
-            learned = _learn(learner, reference, samples, loss, config, watch.learned(stop), share)
-            after = engine.weights_changed()
+            share = min(1.0, batch.useful / config.tasks)
+            sampler.rest()  # sampling and learning need much memory, but not at once
+            learned = _learn(learner, reference, samples, loss, config, watch.learned(stop), share, versions)
+            after = sampler.weights_changed()
+            if ahead is not None:
+                ahead.published(now.step + 1)
+                learned["staleness"] = float(_age(versions, rollouts[0].fingerprint))
 
-            metrics = {**rollout.measure(rollouts, config.group), **learned, "weights_changed": float(before != after),
+            metrics = {**rollout.measure(rollouts, config.group), **learned, "weights_changed": float(after != versions[-1]),
                        "same_weights": float(after == learner.fingerprint)}
+            versions.append(after)
             warnings = diagnose(metrics, now.read("metrics")[:5])
-            now.log("metrics", **metrics, fingerprint=after, rates=curriculum.rates, doctor=warnings)
+            now.log("metrics", **metrics, fingerprint=after, rates=batch.state["rates"], doctor=warnings)
             now.log("rollouts", rollouts=[item.record(tokenizer) for item in rollouts[: 2 * config.group]])
-            now.log("timings", sample=sampled - start, learn=time.perf_counter() - sampled,
+            now.log("timings", sample=batch.seconds, learn=time.perf_counter() - sampled,
                     tokens=sum(sum(item.drawn) for item in rollouts))
             idle = 0 if samples else now.state.get("idle", 0) + 1
-            now.state.update(next_seed=rollouts[-1].task.seed + 1, rates=curriculum.rates, idle=idle)
+            now.state.update(**batch.state, idle=idle)
             now.finish_step(learner, config.save_every)
             watch.step(now.step, metrics, warnings)
             pace = time.perf_counter() - start
@@ -161,25 +187,62 @@ def run(config: RL) -> Path:
     return config.out / "model"
 
 
+def _sample(config: RL, sampler: Sampler, env: Env, advantage: Callable[[Floats], Floats], weighting: Weighting,
+            state: Mapping[str, Any], step: int, tick: Callable[[int], None]) -> _Batch:
+    """Samples groups until enough of them teach something, within the bound."""
+    from ownship.envs.env import tasks
+    from ownship.evals.accuracy import solved
+    from ownship.learn import distributed, rollout
+    from ownship.learn.curriculum import Curriculum
+
+    start = time.perf_counter()
+    curriculum = Curriculum(state.get("rates"))
+    stream = tasks(env, "train", state.get("next_seed", config.seed << 20))
+    chosen = curriculum.choose(stream, f"{config.seed} {step}")
+    rollouts: list[Rollout] = []
+    samples: list[Sample] = []
+    useful, most = 0, round(config.tasks * (1 + config.refill))
+    while useful < config.tasks and len(rollouts) < most * config.group:
+        missing = min(config.tasks - useful, most - len(rollouts) // config.group)
+        repeated = [task for task in islice(chosen, missing) for _ in range(config.group)]
+        play = partial(rollout.play, sampler, env, sampling=rollout.training_sampling(config.max_tokens),
+                       seed=f"{config.seed} {step} {len(rollouts)}", progress=tick)
+        played = distributed.shared(repeated, play)
+        rollouts += played
+        for group in rollout.groups(played, config.group):
+            curriculum.learn(group[0].task, [solved(item) for item in group])
+            lessons = rollout.samples(group, advantage, weighting, config.overlong, config.max_tokens)
+            samples += lessons
+            useful += bool(lessons)
+    state = {"next_seed": rollouts[-1].task.seed + 1, "rates": curriculum.rates}
+    return _Batch(rollouts, samples, useful, state, time.perf_counter() - start)
+
+
 def _algorithm(config: RL) -> tuple[Callable[[Floats], Floats], Weighting, Policy]:
     """What the settings name. Raises UserError for a name or a number that makes no sense."""
+    from ownship.learn import distributed
     from ownship.learn.advantage import ADVANTAGES
     from ownship.learn.algorithm import ALGORITHMS, Policy
     from ownship.learn.correction import CORRECTIONS
     from ownship.learn.rollout import OVERLONG
     from ownship.recipes.settings import choose
 
-    at_least(config, steps=0, tasks=1, group=1, max_tokens=1, refill=0, epochs=1, kl=0, micro_tokens=1, save_every=1)
+    at_least(config, steps=0, tasks=1, group=1, max_tokens=1, refill=0, epochs=1, kl=0, micro_tokens=1, save_every=1, stale=0)
+    if config.stale and config.sampler is None:
+        raise UserError("--stale needs --sampler: without one, the sampler's weights are the learner's own tensors, never older")
+    if config.stale and distributed.several():
+        raise UserError("--stale is for a learner in one process; under torchrun --sampler takes turns with it")
     choose(OVERLONG, config.overlong, "overlong")
     algorithm = choose(ALGORITHMS, config.algorithm, "algorithm")
     advantage = algorithm.advantage if config.advantage is None else choose(ADVANTAGES, config.advantage, "advantage")
-    correction = choose(CORRECTIONS, config.correction, "correction")
+    correction = choose(CORRECTIONS, config.correction or "none", "correction")
     return advantage, algorithm.weighting, Policy(algorithm.surrogate, correction, algorithm.recomputed, config.kl)
 
 
 def _learn(learner: Learner, reference: Llama | None, samples: list[Sample], loss: Policy, config: RL,
-           tick: Callable[[int], None], share: float) -> dict[str, float]:
-    """The updates of one step; measurements are those of the last, but entropy and mismatch those of the sampler's weights."""
+           tick: Callable[[int], None], share: float, versions: Collection[str]) -> dict[str, float]:
+    """The updates of one step, on samples of one of these versions of the weights, the last of which are the learner's.
+    Measurements are those of the last update, but entropy and mismatch those of the first."""
     from ownship.learn.score import score
 
     if reference is not None:
@@ -188,12 +251,16 @@ def _learn(learner: Learner, reference: Llama | None, samples: list[Sample], los
     if loss.needs_old and config.epochs > 1:
         scores = score(learner.model, samples, learner.micro_tokens, tick)
         samples = [replace(sample, old=found) for sample, found in zip(samples, scores, strict=True)]
-    drawn_from = learner.fingerprint
-    first = learned = learner.update(samples, loss, tick, share)
+    first = learned = learner.update(samples, loss, tick, share, versions)
     for _ in range(1, config.epochs):
         # Without a tick: once the weights have moved, Ctrl-C waits for the end of the step.
-        learned = learner.update(samples, loss, None, share, drawn_from)
+        learned = learner.update(samples, loss, None, share, versions)
     learned |= {name: first[name] for name in ("entropy", "mismatch") if name in first}
     if "ratio" in learned:  # the samples' worth, as a share of their number: 1 if π is μ (Kong 1992)
         learned["effective_samples"] = learned["ratio"] ** 2 / learned.pop("ratio_squared")
     return learned
+
+
+def _age(versions: Sequence[str], fingerprint: str) -> int:
+    """How many updates ago the weights had this fingerprint; an update that taught nothing left it as it was."""
+    return next(age for age, version in enumerate(reversed(versions)) if version == fingerprint)
