@@ -20,7 +20,7 @@ from ownship.model.llama import Llama, LlamaConfig
 from ownship.model.tokenizer import from_gguf
 
 VERBS = ("demo", "tokenizer", "pretrain", "sft", "dpo", "rl", "eval", "chat", "serve", "merge", "models", "envs", "watch",
-         "report", "plan")
+         "report", "plan", "keys", "usage")
 
 
 class Ran(NamedTuple):
@@ -84,7 +84,8 @@ for verb in {("", *VERBS)!r}:
             cli.main([verb, "--help"] if verb else ["--help"])
         except SystemExit as end:
             pages[verb] = [end.code, text.getvalue()]
-heavy = [name for name in ("torch", "numpy", "fastapi", "jinja2", "tokenizers", "huggingface_hub", "matplotlib")
+heavy = [name for name in ("torch", "numpy", "fastapi", "jinja2", "tokenizers", "huggingface_hub", "matplotlib",
+                            "sqlalchemy")
          if name in sys.modules]
 print(json.dumps([pages, heavy]))
 """

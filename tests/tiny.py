@@ -4,8 +4,9 @@ import pytest
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
-from ownship.engine.native import build
+from ownship.engine.native.forward import library
 from ownship.model.llama import Llama, LlamaConfig
+from ownship.model.native import build
 from ownship.model.tokenizer import Tokenizer
 
 CHATML = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
@@ -33,6 +34,6 @@ def tiny_model(seed: int = 0) -> tuple[Llama, Tokenizer]:
 def need_kernels() -> None:
     """Skips the test, with the reason, where the kernels cannot be compiled."""
     try:
-        build.library()
+        library()
     except build.Unavailable as reason:
         pytest.skip(str(reason))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +23,7 @@ from ownship.recipes.report import Report
 from ownship.recipes.rl import RL
 from ownship.recipes.sft import SFT
 from ownship.recipes.tokenizer import TrainTokenizer
+from ownship.store.command import Keys, Usage
 
 Precision = Literal["float32", "bfloat16", "int8"]
 Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
@@ -115,12 +117,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one verb; returns the exit code: 0 done, 2 the user can mend it, 130 interrupted."""
     verbs: dict[str, Callable[..., Any]] = {
         "demo": Demo, "tokenizer": TrainTokenizer, "pretrain": Pretrain, "sft": SFT, "dpo": DPO, "rl": RL, "eval": Eval,
-        "chat": Chat, "serve": Serve, "merge": Merge, "models": Models, "envs": Envs, "watch": Live, "report": Report,
-        "plan": Plan, "bench": Bench}
+        "chat": Chat, "serve": Serve, "keys": Keys, "usage": Usage, "merge": Merge, "models": Models, "envs": Envs, "watch": Live,
+        "report": Report, "plan": Plan, "bench": Bench}
     config = tyro.extras.subcommand_cli_from_dict(
         verbs, prog="ownship", description="Build, teach, rank and ship your own flagship language model.", args=arguments)
     try:
-        return _run(config)
+        with _ranks(config):
+            return _run(config)
     except UserError as error:
         return _say(str(error), 2)
     except KeyboardInterrupt:
@@ -132,6 +135,17 @@ def main(arguments: list[str] | None = None) -> int:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         mend = "; what was saved before is whole: make space, and the same command goes on" if full else ""
         return _say(f"{error.filename or 'system'}: {error.strerror or error}{mend}", 2)
+
+
+@contextmanager
+def _ranks(config: object) -> Iterator[None]:
+    """Where torchrun started several processes: makes them one training, if that is what was asked for."""
+    from ownship.learn import distributed
+
+    with distributed.session():
+        if distributed.several() and not isinstance(config, Pretrain | SFT | DPO | RL):
+            raise UserError("torchrun is for pretrain, sft, dpo and rl; start this one without it")
+        yield
 
 
 def _say(text: str, code: int) -> int:
@@ -159,6 +173,11 @@ def _run(config: object) -> int:
             from ownship.recipes import report
 
             print(f"the report is in {report.run(config)}")
+            return 0
+        case Keys() | Usage():
+            from ownship.store import command
+
+            command.run(config)
             return 0
     from ownship import machine
     from ownship.learn.interrupt import Interrupted

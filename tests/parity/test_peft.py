@@ -81,7 +81,7 @@ def test_gradients_equal_peft(layers: tuple[str, ...], kind: str, tmp_path: Path
     for name, tensor in found.items():
         full = f"base_model.model.{'' if name.startswith(HEAD) else 'model.'}{name}".replace(".weight", ".default.weight")
         assert tensor.grad is not None
-        assert (tensor.grad - expected[full]).abs().max() <= 1e-5 * expected[full].abs().max(), name
+        assert (tensor.grad - expected[full]).abs().max() <= 2e-5 * expected[full].abs().max(), name
 
 
 def test_merge_equals_merge_and_unload(tmp_path: Path) -> None:

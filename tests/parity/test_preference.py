@@ -181,7 +181,7 @@ def test_the_update_does_not_depend_on_the_split(loss: Preference) -> None:
         assert len(passes) - before >= 2
         for (name, one), (_, many) in zip(whole.named_parameters(), split.named_parameters(), strict=True):
             assert one.grad is not None and many.grad is not None
-            assert (one.grad - many.grad).abs().max() <= 1e-6 * one.grad.abs().max(), (name, micro_tokens)
+            assert (one.grad - many.grad).abs().max() <= 5e-6 * one.grad.abs().max(), (name, micro_tokens)
     for other in learned[1:]:
         for name in ("loss", "margin", "accuracy", "chosen_logprob", "rejected_logprob", "trained_tokens"):
             assert other[name] == pytest.approx(learned[0][name], rel=1e-6), name

@@ -18,8 +18,7 @@ import torch
 from ownship import machine
 from ownship.engine.fingerprint import fingerprint
 from ownship.engine.forward import SLOTS, Forward, TorchForward
-from ownship.engine.grammar import GrammarFailed, Grammars
-from ownship.engine.native.build import Unavailable
+from ownship.engine.grammar import Grammar, GrammarFailed, Grammars
 from ownship.engine.native.forward import FORMATS, NativeForward
 from ownship.engine.request import Completion, Event, Finish, Request
 from ownship.engine.sampling import Row, Scored, logprobs_of, sample
@@ -28,6 +27,7 @@ from ownship.engine.text import TextOut
 from ownship.errors import UserError
 from ownship.model import checkpoint
 from ownship.model.llama import Llama
+from ownship.model.native.build import Unavailable
 from ownship.model.tokenizer import Tokenizer
 
 _GUESS = {"bfloat16": 16, "float32": 4, "int8": 4}  # rows that cost hardly more than one: so many are filled with guesses
@@ -88,8 +88,17 @@ class Engine:
         self._scheduler.blocks.forget()
         machine.give_back((self._forward.pool.keys, self._forward.pool.values))
 
-    def submit(self, request: Request) -> int:
-        """Queues a request and returns its id. Raises UserError if it can never run."""
+    @property
+    def capacity(self) -> int:
+        """The most tokens, of prompt and reply together, that a request may have."""
+        return min(self.model.config.max_position_embeddings, self._scheduler.blocks.count * SLOTS)
+
+    def compile(self, grammar: Grammar) -> None:
+        """Makes a grammar ready for requests to come; may be called beside `step`. Raises UserError if it cannot be used."""
+        self._grammars.matcher(grammar)
+
+    def submit(self, request: Request, ahead: bool = False) -> int:
+        """Queues a request, before all others if `ahead`, and returns its id. Raises UserError if it can never run."""
         vocabulary, limit = self.model.config.vocab_size, self.model.config.max_position_embeddings
         length = len(request.prompt) + request.sampling.max_tokens
         if not request.prompt:
@@ -110,7 +119,11 @@ class Engine:
         generator = random.Random(seed) if seed is not None else random.Random()
         text = TextOut(self.tokenizer, request.sampling.stop)
         id = next(self._ids)
-        self._scheduler.waiting.append(Running(id, request, generator, text, matcher, list(request.prompt)))
+        running = Running(id, request, generator, text, matcher, list(request.prompt))
+        if ahead:
+            self._scheduler.waiting.appendleft(running)
+        else:
+            self._scheduler.waiting.append(running)
         return id
 
     def cancel(self, id: int) -> Completion | None:
@@ -241,12 +254,13 @@ class Engine:
             text += running.text.finish()
             completion = self._complete(running, finish)
             self._scheduler.release(running)
-        events.append(Event(running.id, text, completion, token))
+        first = len(running.logprobs) == 1 and running.request.prompt_logprobs is not None
+        events.append(Event(running.id, text, completion, token, running.prompt_scores if first else None))
         return finish
 
     def _complete(self, running: Running, finish: Finish) -> Completion:
         return Completion(running.reply, running.logprobs, finish, running.text.shown, self.fingerprint, self.version,
-                          running.forced, running.tops, running.prompt_scores, running.found)
+                          running.forced, running.tops, running.prompt_scores, running.found, running.text.stop)
 
 
 def serving(path: Path, precision: str = "bfloat16", **options: Any) -> Engine:

@@ -1,4 +1,4 @@
-"""Grammars that a reply must follow: JSON schemas, regular expressions, Lark grammars, choices; on `llguidance`.
+"""Grammars that a reply must follow: JSON schemas, regular expressions, Lark grammars, choices, tool calls; on `llguidance`.
 
 What is promised: a reply that ends by itself satisfies its grammar, and a reply that is cut off is the beginning of one
 that does. Whatever the library cannot enforce is therefore refused when the grammar is compiled, not ignored. JSON comes
@@ -22,43 +22,25 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ownship.engine import schema
 from ownship.errors import UserError
 from ownship.model.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
-Kind = Literal["json_schema", "json_object", "regex", "lark", "choice"]
+Kind = Literal["json_schema", "json_object", "regex", "lark", "choice", "calls"]
 
 _MAX_BYTES = 256 << 10  # of a grammar's text
-_MAX_DEPTH = 64  # of schemas within schemas
 _MAX_RULES = 500  # of a Lark grammar
-_MAX_REFS = 500  # different ones in a schema
 _COMPILED = 32  # grammars kept
-_EXACT = 1 << 53  # the library reads every number as a 64-bit float
+_MAX_CALLS = 16  # of tools in one reply: a model that repeats itself comes to an end
 _NAMES: dict[Kind, str] = {"json_schema": "JSON schema", "json_object": "JSON object", "regex": "regular expression",
-                           "lark": "Lark grammar", "choice": "choice"}
+                           "lark": "Lark grammar", "choice": "choice", "calls": "set of tools"}
 
 # Without \u escapes: with them "\u0061" passes for a property other than "a", and is read as "a".
 _JSON_OPTIONS: JsonCompileOptions = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False,
                                      "json_allowed_escapes": 'nrbtf\\"'}
-_UNWRITABLE = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")  # characters that only a \u escape could write
-
-# What a schema may say, and of what type; the library ignores keywords it has never heard of, and misspelt ones.
-_NUMBER, _SCHEMA = (int, float), (dict, bool)
-_KEYWORDS: dict[str, type | tuple[type, ...]] = {
-    "type": (str, list), "enum": list, "const": object, "$ref": str, "anyOf": list, "oneOf": list, "allOf": list,
-    "properties": dict, "patternProperties": dict, "additionalProperties": _SCHEMA, "required": list,
-    "minProperties": int, "maxProperties": int,
-    "items": (dict, bool, list), "prefixItems": list, "additionalItems": _SCHEMA, "minItems": int, "maxItems": int,
-    "minLength": int, "maxLength": int, "pattern": str, "format": str,
-    "minimum": _NUMBER, "maximum": _NUMBER, "exclusiveMinimum": _NUMBER, "exclusiveMaximum": _NUMBER, "multipleOf": _NUMBER,
-    "$defs": dict, "definitions": dict, "$schema": str, "$id": str, "id": str, "$anchor": str,
-    # these say nothing about the value
-    "title": str, "description": str, "$comment": str, "default": object, "examples": list, "example": object,
-    "deprecated": bool, "readOnly": bool, "writeOnly": bool, "contentEncoding": str, "contentMediaType": str,
-    "discriminator": object,
-}
 
 # Lark: texts, comments and regular expressions, in which everything else is harmless; then what is refused, and why.
 _LARK_TEXT = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|#[^\n]*|/(?:\\.|[^/\\\n])+/')
@@ -78,7 +60,8 @@ class GrammarFailed(Exception):
 
 @dataclass(frozen=True)
 class Grammar:
-    """What a reply must look like. `text` is the schema or the list of choices as JSON, the pattern, or the Lark source.
+    """What a reply must look like. `text` is the schema or the list of choices as JSON, the pattern, the Lark source, or the tools
+    (see `calls`).
 
     A regular expression (Rust's `regex` syntax: no look-around, no back-references) describes the whole reply. Raises
     UserError for a text too long; whether it means something is found out by `Grammars.matcher`.
@@ -115,6 +98,13 @@ class Grammar:
     @staticmethod
     def choice(choices: list[str]) -> Grammar:
         return Grammar("choice", _json(choices, "choice"))
+
+    @staticmethod
+    def calls(tools: list[tuple[str, dict[str, Any]]], parallel: bool = True, reply: dict[str, Any] | None = None) -> Grammar:
+        """One call of a tool, or several: `<tool_call>{"name":…,"arguments":…}</tool_call>`, the arguments as the tool's schema
+        says. The reply goes on behind the first `<tool_call>`, which the prompt ends with; given a schema `reply` it begins with
+        that tag or is an answer by that schema."""
+        return Grammar("calls", _json({"tools": tools, "parallel": parallel, "reply": reply}, "calls"))
 
 
 class Grammars:
@@ -283,8 +273,28 @@ def _source(grammar: Grammar) -> str:
             raise UserError("the choice must be a list of one or more texts")
         texts = [json.dumps(text, ensure_ascii=False).replace("\x7f", r"\u007f") for text in value]
         return LLMatcher.grammar_from_lark("start: CHOICE\nCHOICE: " + " | ".join(texts))
-    _check_schema(value)
+    if grammar.kind == "calls":
+        return LLMatcher.grammar_from_lark(_calls(**value))
+    schema.check(value)
     return LLMatcher.grammar_from_json_schema("{}" if value is True else grammar.text, None, _JSON_OPTIONS)
+
+
+def _calls(tools: list[tuple[str, Any]], parallel: bool, reply: Any) -> str:
+    """Lark, with the schemas inside: each is a document of its own, so its references mean what they meant alone."""
+
+    def inner(rule: str, value: Any) -> str:
+        schema.check(value)
+        return f"{rule}: %json {_json({} if value is True else value | {'x-guidance': _JSON_OPTIONS}, 'calls')}"
+
+    # a line break inside the tags is what most models have learnt
+    lines = [r'first: /\n?/ call /\n?/ "</tool_call>"', r'more: /\n?/ "<tool_call>" first']
+    heads = [_json(f'{{"name":{_json(name, "calls")},"arguments":', "calls") for name, _ in tools]
+    lines.append("call: " + " | ".join(f'{head} arguments_{index} "}}"' for index, head in enumerate(heads)))
+    lines += [inner(f"arguments_{index}", parameters) for index, (_, parameters) in enumerate(tools)]
+    calls = f"first more{{0,{_MAX_CALLS - 1}}}" if parallel else "first"
+    if reply is None:
+        return "\n".join([f"start: {calls}", *lines])
+    return "\n".join([f'start: reply | "<tool_call>" {calls}', *lines, inner("reply", reply)])
 
 
 def _check_lark(text: str) -> None:
@@ -295,104 +305,3 @@ def _check_lark(text: str) -> None:
             raise UserError(f"the Lark grammar cannot be used: {reason}")
     if len(re.findall(r":", bare)) > _MAX_RULES:  # at some thousands that use each other, the library's stack overflows
         raise UserError(f"the Lark grammar cannot be used: it has more than {_MAX_RULES} rules")
-
-
-def _check_schema(root: Any) -> None:
-    """Refuses what the library would ignore or get wrong."""
-    refs: set[str] = set()
-    seen: set[int] = set()
-    todo: list[tuple[Any, str, int]] = [(root, "", 0)]
-    while todo:
-        schema, path, depth = todo.pop()
-        if schema is True or (schema is False and path) or id(schema) in seen:
-            continue
-        if not isinstance(schema, dict):
-            raise _refusal(path, "false allows nothing" if schema is False else "a schema is an object or a truth value")
-        if depth > _MAX_DEPTH:
-            raise _refusal("", f"schemas are nested more than {_MAX_DEPTH} deep")
-        seen.add(id(schema))
-        for key, value in schema.items():
-            if key not in _KEYWORDS and (not key.startswith("x-") or key == "x-guidance"):
-                raise _refusal(path, f"the keyword {key[:80]!r} is not supported")
-            kind = _KEYWORDS.get(key, object)
-            if not isinstance(value, kind) or (isinstance(value, bool) and kind in (int, _NUMBER)):
-                raise _refusal(path, f"{key!r} has a value of the wrong type")
-            if isinstance(value, int | float) and kind in (int, _NUMBER) and abs(value) > _EXACT:
-                raise _refusal(path, f"{key!r} is beyond ±2^53, where numbers are no longer exact")
-        _check_constants([schema.get("const"), *schema.get("enum", [])], path)
-        if schema.get("minProperties", 0) > len(schema.get("required", [])) + 1:
-            raise _refusal(path, "minProperties may exceed the number of required properties by one at most,"
-                                 " since a further property may be written twice")
-        for key in ("properties", "patternProperties", "$defs", "definitions"):
-            todo += [(value, f"{path}/{key}/{name}", depth + 1) for name, value in schema.get(key, {}).items()]
-        for key in ("anyOf", "oneOf", "allOf", "prefixItems", "items"):
-            values = schema.get(key, [])
-            todo += [(value, f"{path}/{key}", depth + 1) for value in (values if isinstance(values, list) else [values])]
-        todo += [(schema[key], f"{path}/{key}", depth + 1) for key in ("additionalProperties", "additionalItems") if key in schema]
-        if (ref := schema.get("$ref")) is not None:
-            refs.add(ref)
-            todo.append((_resolve(root, ref), ref, 0))
-    if len(refs) > _MAX_REFS:
-        raise _refusal("", f"it has more than {_MAX_REFS} different $ref")
-    if not _ends(root, _ending_refs(root, refs)):
-        raise _refusal("", "every value of it would contain another without end")
-
-
-def _refusal(path: str, reason: str) -> UserError:
-    return UserError(f"the JSON schema cannot be used: {reason}" + (f" (at {path[:200]!r})" if path else ""))
-
-
-def _check_constants(values: list[Any], path: str) -> None:
-    """Refuses what `const` and `enum` could not write."""
-    while values:
-        value = values.pop()
-        if isinstance(value, str) and _UNWRITABLE.search(value):
-            raise _refusal(path, "a constant holds a control character")
-        if isinstance(value, int | float) and abs(value) > _EXACT:
-            raise _refusal(path, "a constant is beyond ±2^53, where numbers are no longer exact")
-        if isinstance(value, dict | list):
-            values += value.values() if isinstance(value, dict) else value
-
-
-def _resolve(root: Any, ref: str) -> Any:
-    """What a JSON pointer (#/a/b) points to; True if that is nothing, which the library reports, or no pointer."""
-    start, *parts = ref.split("/")
-    for part in parts:
-        part = part.replace("~1", "/").replace("~0", "~")
-        if not isinstance(root, dict) or part not in root:
-            return True
-        root = root[part]
-    return root if start == "#" else True
-
-
-def _ending_refs(root: Any, refs: set[str]) -> set[str]:
-    """Those of the references that a finite value can satisfy."""
-    ending: set[str] = set()
-    while more := {ref for ref in refs - ending if _ends(_resolve(root, ref), ending)}:
-        ending |= more
-    return ending
-
-
-def _ends(schema: Any, ending: set[str]) -> bool:
-    """Whether a finite value can satisfy the schema, given the references of which that is known."""
-    if not isinstance(schema, dict) or "const" in schema or "enum" in schema:
-        return True
-    if "$ref" in schema and schema["$ref"] not in ending:
-        return False
-    if not all(_ends(part, ending) for part in schema.get("allOf", [])):
-        return False
-    for key in ("anyOf", "oneOf"):
-        if schema.get(key) and not any(_ends(part, ending) for part in schema[key]):
-            return False
-    kind = schema.get("type", "any")
-    kinds = {kind} if isinstance(kind, str) else {*map(str, kind)}
-    if not kinds <= {"object", "array"}:
-        return True
-    properties, rest = schema.get("properties", {}), schema.get("additionalProperties", True)
-    if "object" in kinds and all(_ends(properties.get(str(name), rest), ending) for name in schema.get("required", [])):
-        return True
-    items = schema.get("items", True)
-    first = schema.get("prefixItems", items if isinstance(items, list) else [])
-    needed = schema.get("minItems", 0)
-    return "array" in kinds and all(_ends(item, ending) for item in first[:needed]) and (
-        needed <= len(first) or isinstance(items, list) or _ends(items, ending))

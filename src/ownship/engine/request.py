@@ -90,7 +90,7 @@ class Completion:
 
     `forced` marks tokens that a grammar left no choice about: they were not drawn, and their log-probability is given as 0. `tops`
     are the alternatives of each token if they were asked for, `prompt_scores` the prompt's tokens from the second on, `found` the
-    number of prompt tokens that were in the cache.
+    number of prompt tokens that were in the cache, `stop` the stop string that ended the reply, if one did.
     """
 
     tokens: list[int]
@@ -103,14 +103,16 @@ class Completion:
     tops: list[tuple[tuple[int, float], ...] | None] = field(default_factory=list)
     prompt_scores: list[Scored] = field(default_factory=list)
     found: int = 0
+    stop: str | None = None
 
 
 @dataclass(frozen=True)
 class Event:
     """One token of request `id`: the text it makes visible, and the completion if it was the last. `token` is None where a
-    request ended without one."""
+    request ended without one. `prompt_scores` come with the first token, if they were asked for."""
 
     id: int
     text: str
     completion: Completion | None = None
     token: Scored | None = None
+    prompt_scores: list[Scored] | None = None

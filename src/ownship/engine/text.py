@@ -15,10 +15,14 @@ class TextOut:
         self._stop = tuple(stop)
         self._held = ""
         self.shown = ""
-        self.stopped = False
+        self.stop: str | None = None  # the stop string that was found
+
+    @property
+    def stopped(self) -> bool:
+        return self.stop is not None
 
     def push(self, id: int) -> str:
-        """The text that this token makes visible; sets `stopped` when a stop string is complete."""
+        """The text that this token makes visible; sets `stop` when a stop string is complete."""
         return self._show(self._held + self._stream.push(id), last=False)
 
     def finish(self) -> str:
@@ -26,10 +30,10 @@ class TextOut:
         return "" if self.stopped else self._show(self._held + self._stream.flush(), last=True)
 
     def _show(self, text: str, last: bool) -> str:
-        found = [at for stop in self._stop if (at := text.find(stop)) >= 0]
+        found = [(at, stop) for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:
-            self.stopped = True
-            text, self._held = text[: min(found)], ""
+            at, self.stop = min(found)
+            text, self._held = text[:at], ""
         elif not last:
             hold = max((_overlap(text, stop) for stop in self._stop), default=0)
             text, self._held = text[: len(text) - hold], text[len(text) - hold :]

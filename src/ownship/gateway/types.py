@@ -15,7 +15,8 @@ from ownship.errors import UserError
 Role = Literal["system", "user", "assistant", "tool"]
 Finish = Literal["stop", "length", "tool_calls", "content_filter"]
 Wire = Literal["chat", "completions", "responses", "messages"]
-Effort = Literal["none", "minimal", "low", "medium", "high"]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+Summary = Literal["auto", "concise", "detailed"]
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,10 @@ class Request:
     parallel_tools: bool = True
     effort: Effort | None = None
     thinking_tokens: int | None = None  # bound of the reasoning, where it is given in tokens
+    summary: Summary | None = None  # how much of the reasoning is to be shown; who shows all of it does as well
+    prefill: bool = False  # the last message is an assistant's, and the reply goes on from its end
     user: str | None = None
+    stream: bool = True  # False: nobody looks before the end, so the upstream may send everything at once
 
 
 @dataclass(frozen=True)
@@ -143,19 +147,22 @@ class TokenScore:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens. `cached` of `prompt` were not computed again; `reasoning` are among `completion`."""
+    """Tokens. Of `prompt`, `cached` were not computed again and `written` were kept for later; `reasoning` are in `completion`."""
 
     prompt: int = 0
     completion: int = 0
     cached: int = 0
     reasoning: int = 0
+    written: int = 0
 
 
 @dataclass(frozen=True)
 class Started:
-    """The first event of every stream: `model` is what the upstream calls the model that answers."""
+    """The first event of every stream: `model` is what the upstream calls the model that answers; `prompt_tokens` those of the
+    prompt if that is known by now (Used tells it in any case)."""
 
     model: str
+    prompt_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -169,6 +176,8 @@ class TextDelta:
 
 @dataclass(frozen=True)
 class ReasoningDelta:
+    """More of what choice `index` thinks. A `signature` ends the thought it signs; `redacted` is a whole thought."""
+
     index: int
     text: str
     signature: str | None = None
@@ -188,10 +197,12 @@ class ToolDelta:
 
 @dataclass(frozen=True)
 class PromptScores:
-    """The echoed prompt's tokens (completions with `echo`), before any text of choice `index`."""
+    """The echoed prompt (completions with `echo`), before any text of choice `index`: its tokens, if log-probabilities were asked
+    for, and its text (None: that of the tokens)."""
 
     index: int
     scores: tuple[TokenScore, ...]
+    text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -262,6 +273,8 @@ def check(request: Request) -> None:
     names = [tool.name for tool in request.tools]
     if len(set(names)) < len(names):
         raise UserError("two tools have the same name")
+    if request.prefill and (not request.messages or request.messages[-1].role != "assistant"):
+        raise UserError("prefill needs an assistant's message at the end")
     if isinstance(request.tool_choice, NamedTool) and request.tool_choice.name not in names:
         raise UserError(f"tool_choice names {request.tool_choice.name!r}, which is not among the tools")
     if request.tool_choice == "required" and not names:

@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ownship.learn import distributed
+
 Kind = Literal["adamw", "muon"]
 
 
@@ -68,7 +70,12 @@ class Optimizer:
         for part in self._parts:
             for group in part.param_groups:
                 group["lr"] = lr
-            part.step()
+            if isinstance(part, torch.optim.Muon) and distributed.several():
+                from ownship.learn import sharded
+
+                sharded.step_whole(part)
+            else:
+                part.step()
 
     def tensors(self) -> dict[str, Tensor]:
         """The moments, as `moment.name`; empty before the first step."""

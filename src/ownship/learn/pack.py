@@ -31,8 +31,16 @@ class Pack:
     reference: Tensor | None = None  # [M] the reference's, if there is one
 
 
+Group = tuple[tuple[int, ...], Sequence[Sample]]  # a prompt and samples that begin with it
+
+
 def pack(samples: Sequence[Sample], max_tokens: int) -> list[Pack]:
-    """Groups samples by prompt and fills streams of at most `max_tokens` (a longer sample gets a stream of its own).
+    """Micro-batches of at most `max_tokens` (a longer sample gets one of its own). Raises ValueError as `plan` does."""
+    return [build(groups) for groups in plan(samples, max_tokens)]
+
+
+def plan(samples: Sequence[Sample], max_tokens: int) -> list[list[Group]]:
+    """What goes into which micro-batch: groups samples by prompt and fills streams.
 
     Samples without any weight are left out: they have no gradient. Longest first, so that rows in a stream are alike. A pair is
     never split, so a paired loss sees both. Raises ValueError for half a pair.
@@ -41,7 +49,7 @@ def pack(samples: Sequence[Sample], max_tokens: int) -> list[Pack]:
     for sample in samples:
         if any(sample.weights):
             groups.setdefault(tuple(sample.tokens[: sample.prompt]), []).append(sample)
-    packs: list[list[tuple[tuple[int, ...], list[Sample]]]] = [[]]
+    packs: list[list[Group]] = [[]]
     room = max_tokens
     for prompt, members in sorted(groups.items(), key=lambda item: (-max(len(s.tokens) for s in item[1]), item[0])):
         sized = [(sum(len(s.tokens) - len(prompt) for s in unit), unit) for unit in _units(members)]
@@ -58,7 +66,7 @@ def pack(samples: Sequence[Sample], max_tokens: int) -> list[Pack]:
                 taken += unit
                 room -= size
             packs[-1].append((prompt, taken))
-    return [_pack(part) for part in packs if part]
+    return [part for part in packs if part]
 
 
 def _units(members: Sequence[Sample]) -> list[list[Sample]]:
@@ -78,7 +86,8 @@ def _units(members: Sequence[Sample]) -> list[list[Sample]]:
     return units
 
 
-def _pack(groups: Sequence[tuple[tuple[int, ...], Sequence[Sample]]]) -> Pack:
+def build(groups: Sequence[Group], device: torch.device | str = "cpu") -> Pack:
+    """The micro-batch of these groups."""
     tokens: list[int] = []
     positions: list[int] = []
     rows: list[Row] = []
@@ -107,17 +116,18 @@ def _pack(groups: Sequence[tuple[tuple[int, ...], Sequence[Sample]]]) -> Pack:
                     source.append(begin + size - 1 if at == size else start + at - size - 1)
                     chosen.append((sample.tokens[at], sample.weights[at], sample.logprobs[at], sample.advantages[at], count, pair))
             count += 1
-    targets, weights, logprobs, advantages, which, pair_of = zip(*chosen, strict=True)
+    targets, weights, logprobs, advantages, which, pair_of = (torch.tensor(column, device=device)
+                                                              for column in zip(*chosen, strict=True))
     everyone = tuple(sample for _, members in groups for sample in members)
-    return Pack(torch.tensor(tokens), torch.tensor(positions), RowAttention(rows), torch.tensor(source), torch.tensor(targets),
-                torch.tensor(weights), torch.tensor(logprobs), torch.tensor(advantages), torch.tensor(which), torch.tensor(pair_of),
-                members=everyone, old=_beside(everyone, [sample.old for sample in everyone]),
-                reference=_beside(everyone, [sample.reference for sample in everyone]))
+    return Pack(torch.tensor(tokens, device=device), torch.tensor(positions, device=device), RowAttention(rows, device),
+                torch.tensor(source, device=device), targets, weights, logprobs, advantages, which, pair_of, members=everyone,
+                old=_beside(everyone, [sample.old for sample in everyone], device),
+                reference=_beside(everyone, [sample.reference for sample in everyone], device))
 
 
-def _beside(samples: Sequence[Sample], values: Sequence[Sequence[float]]) -> Tensor | None:
+def _beside(samples: Sequence[Sample], values: Sequence[Sequence[float]], device: torch.device | str) -> Tensor | None:
     """Further log-probabilities of the trained tokens, [M], if every sample has them."""
     if not all(values):
         return None
     return torch.tensor([value for sample, row in zip(samples, values, strict=True)
-                         for weight, value in zip(sample.weights, row, strict=True) if weight])
+                         for weight, value in zip(sample.weights, row, strict=True) if weight], device=device)

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ownship.learn import distributed
 from ownship.learn.chats import Example, check, cut, digest, messages
 from ownship.learn.evaluate import scored
 from ownship.learn.lines import BadLine
@@ -147,7 +148,7 @@ class Reference:
     def __init__(self, path: Path, key: str, pairs: Sequence[Pair]) -> None:
         self.path, self.key, self.pairs = path, key, pairs
         self.logprobs = torch.full((len(pairs), 2), torch.nan)
-        if (found := self._read()) is not None:
+        if (found := distributed.from_first(self._read())) is not None:  # the file may grow while others begin
             self.logprobs = found
 
     def _read(self) -> Tensor | None:
@@ -166,21 +167,28 @@ class Reference:
         """
         missing = [number for number in dict.fromkeys(numbers) if self.logprobs[number].isnan().any()]
         try:
-            for done, number in enumerate(missing, 1):
-                # One pair at a time, so that a result does not depend on what else was missing: a run that was killed and
-                # one that was not have the same numbers to the last bit.
-                (part, found), = scored(model, self.pairs[number].samples(0), 1)
-                self.logprobs[number] = torch.zeros(2).index_add(0, part.sample, found)
-                if done % _SAVE_EVERY == 0:
-                    self._save()
-                if tick is not None:
-                    tick(len(part.tokens))
+            found = distributed.shared(missing, lambda mine, first: self._compute(mine, model, tick))
+            self.logprobs[missing] = torch.tensor(found).view(-1, 2)
         finally:
             if missing:
                 self._save()
         return len(missing)
 
+    def _compute(self, numbers: Sequence[int], model: Llama, tick: Callable[[int], None] | None) -> list[list[float]]:
+        for done, number in enumerate(numbers, 1):
+            # One pair at a time, so that a result does not depend on what else was missing: a run that was killed and
+            # one that was not have the same numbers to the last bit.
+            (part, found), = scored(model, self.pairs[number].samples(0), 1)
+            self.logprobs[number] = torch.zeros(2).index_add(0, part.sample, found)
+            if done % _SAVE_EVERY == 0:
+                self._save()
+            if tick is not None:
+                tick(len(part.tokens))
+        return self.logprobs[list(numbers)].tolist()
+
     def _save(self) -> None:
+        if not distributed.first():
+            return
         with contextlib.suppress(OSError, SafetensorError):  # a full disk: the run's own checkpoint will say so
             part = self.path.with_name(f".{self.path.name}.part-{os.getpid()}")
             save_file({"logprobs": self.logprobs}, part, metadata={"key": self.key})

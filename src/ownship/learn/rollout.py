@@ -65,10 +65,11 @@ def training_sampling(max_tokens: int) -> Sampling:
 
 
 def play(engine: Engine, env: Env, tasks: Sequence[Task], sampling: Sampling, seed: str,
-         progress: Callable[[int], None] | None = None) -> list[Rollout]:
+         progress: Callable[[int], None] | None = None, first: int = 0) -> list[Rollout]:
     """Plays each task to its end, all side by side, and scores it.
 
-    `sampling.max_tokens` bounds one turn. Every draw follows from `seed`, the place in `tasks` and the turn.
+    `sampling.max_tokens` bounds one turn. Every draw follows from `seed`, the turn and the task's place: `first` is that of the
+    first of them, which may be a stretch of many (learn/distributed.py).
     """
     chat = Chat(engine.tokenizer)
     rollouts = []
@@ -77,7 +78,8 @@ def play(engine: Engine, env: Env, tasks: Sequence[Task], sampling: Sampling, se
         rollouts.append(Rollout(task, list(task.messages), prompt, len(prompt), [False] * len(prompt), [0.0] * len(prompt)))
     active, turn = list(range(len(rollouts))), 0
     while active:
-        requests = [Request(list(rollouts[index].tokens), replace(sampling, seed=_seed(seed, index, turn))) for index in active]
+        requests = [Request(list(rollouts[index].tokens), replace(sampling, seed=_seed(seed, first + index, turn)))
+                    for index in active]
         going_on = []
         for index, completion in zip(active, engine.generate(requests, progress), strict=True):
             rollout = rollouts[index]

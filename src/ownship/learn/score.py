@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ownship.learn import distributed
 from ownship.learn.evaluate import scored
 from ownship.learn.sample import Sample
 from ownship.model.llama import Llama
@@ -12,8 +13,12 @@ from ownship.model.llama import Llama
 def score(model: Llama, samples: Sequence[Sample], micro_tokens: int, tick: Callable[[int], None] | None = None
           ) -> list[list[float]]:
     """Each sample's log π per token, 0 where its weight is 0: exactly what a learner with this network and these `micro_tokens`
-    would find. One forward pass in all; `tick` as for the learner.
+    would find. One forward pass in all; `tick` as for the learner. Ranks share the work.
     """
+    return distributed.shared(samples, lambda mine, first: _score(model, mine, micro_tokens, tick))
+
+
+def _score(model: Llama, samples: Sequence[Sample], micro_tokens: int, tick: Callable[[int], None] | None) -> list[list[float]]:
     results = {id(sample): [0.0] * len(sample.tokens) for sample in samples}
     for part, found in scored(model, samples, micro_tokens):
         values = iter(found.tolist())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ownship.model.blockwise import blockwise
+from ownship.model.native import training
 
 _LONG = 256  # queries: from there on, rows are trained on block by block
 
@@ -30,6 +32,21 @@ class Row:
     prefix_stop: int = 0
 
 
+class _Compiled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, units: training.Units) -> Tensor:
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        out, normalizers = training.attention(q, k, v, units)
+        ctx.save_for_backward(q, k, v, normalizers)
+        ctx.units = units
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q, k, v, normalizers = ctx.saved_tensors
+        return *training.attention_backward(q, k, v, ctx.units, normalizers, grads[0]), None
+
+
 class RowAttention:
     """An `Attend` for rows that together cover every token of the stream exactly once.
 
@@ -40,6 +57,7 @@ class RowAttention:
         def index(name: str) -> Tensor:
             return torch.tensor([getattr(row, name) for row in rows], device=device)
 
+        self._units: training.Units | None = None
         self._rows = [(row.start, row.stop, row.prefix_start, row.prefix_stop) for row in rows]
         start, stop, prefix_start, prefix_stop = map(index, ("start", "stop", "prefix_start", "prefix_stop"))
         queries, prefix = stop - start, prefix_stop - prefix_start  # [R]
@@ -59,6 +77,11 @@ class RowAttention:
         self._bias: Tensor | None = None
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if training.ready(q, k, v) and q.shape[2] % 16 == 0:
+            if self._units is None:
+                self._units = training.Units(self._rows)
+            if self._units.possible:
+                return _Compiled.apply(q, k, v, self._units)  # type: ignore[no-untyped-call]
         if torch.is_grad_enabled():
             # Computed again in the backward pass: what lies between q, k, v and the result is half of all that a micro-batch would
             # keep, and computing it twice takes no time that can be measured (docs/log.md).
@@ -66,10 +89,11 @@ class RowAttention:
         return self._mix(q, k, v)
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, dtype = q.float(), k.float(), v.dtype
         rows, length = self.q_index.shape
         heads, size, groups = q.shape[1], q.shape[2], q.shape[1] // k.shape[1]
         if torch.is_grad_enabled() and length > _LONG:
-            return blockwise(q, k, v.float(), self._rows).to(v.dtype)
+            return blockwise(q, k, v.float(), self._rows).to(dtype)
         if self._bias is None:
             self._bias = torch.zeros(self.mask.shape, device=q.device).masked_fill_(~self.mask, -torch.inf)
         # Float32 here and in the cache: with bf16 weights between softmax and values, two kernels (decoding, training)
@@ -85,7 +109,7 @@ class RowAttention:
             out = (weights.view(rows, heads // groups, groups * length, -1) @ values).view(rows, heads, length, size)
         else:
             out = F.scaled_dot_product_attention(queries, keys, values, self._bias[:, None], enable_gqa=groups > 1)
-        return _gather(out.to(v.dtype).transpose(1, 2).reshape(rows * length, heads, size), self.place)  # [N, H, E]
+        return _gather(out.to(dtype).transpose(1, 2).reshape(rows * length, heads, size), self.place)  # [N, H, E]
 
 
 def _gather(x: Tensor, index: Tensor) -> Tensor:

@@ -7,16 +7,19 @@ tokens written out in a message are broken up before rendering and restored, as 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, TypedDict
 
 import jinja2
+import jinja2.meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ownship.errors import UserError
 from ownship.model.tokenizer import Tokenizer
+
+_EXTENSIONS = ["jinja2.ext.loopcontrols"]
 
 
 class _Required(TypedDict):
@@ -43,7 +46,7 @@ class Chat:
     def _template(self) -> jinja2.Template:
         if self.tokenizer.chat_template is None:
             raise UserError("the model has no chat template: it is a base model, or chat_template.jinja was left out")
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=_EXTENSIONS)
         environment.globals["raise_exception"] = _refuse
         environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
         try:
@@ -51,20 +54,20 @@ class Chat:
         except jinja2.TemplateSyntaxError as error:
             raise UserError(f"the chat template cannot be read: {error}") from None
 
-    @cached_property
-    def _specials(self) -> re.Pattern[str]:
-        names = sorted(self.tokenizer.special, key=len, reverse=True)
-        return re.compile("|".join(map(re.escape, names)) or r"(?!)")
+    def takes(self, variable: str) -> bool:
+        """Whether the template asks for a variable beside the messages, such as `tools`."""
+        return variable in jinja2.meta.find_undeclared_variables(jinja2.Environment(extensions=_EXTENSIONS).parse(
+            self.tokenizer.chat_template or ""))
 
     def text(self, messages: Sequence[Message], reply: bool = False) -> str:
         """The rendered conversation; with `reply` it ends where the assistant is to speak."""
         marker = _unused_character(messages, self.tokenizer.chat_template or "")
         return self._render(messages, reply, marker).replace(marker, "")
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids up to and including the opening of the assistant's reply."""
-        marker = _unused_character(messages, self.tokenizer.chat_template or "")
-        return self._encode(self._render(messages, True, marker), marker)
+    def prompt(self, messages: Sequence[Message], **variables: Any) -> list[int]:
+        """Token ids up to and including the opening of the assistant's reply; `variables` are for the template."""
+        marker = _unused_character([*messages, variables], self.tokenizer.chat_template or "")
+        return self._encode(self._render(messages, True, marker, variables), marker)
 
     def render(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
         """Token ids of a whole conversation and, for each, whether the assistant has to produce it.
@@ -111,23 +114,24 @@ class Chat:
 
     def _stop(self, text: str, begin: int) -> int:
         """Where the stop token of the assistant's turn that begins at `begin` ends."""
-        matches = [match.end() for match in self._specials.finditer(text, begin)]
+        matches = [match.end() for match in self.tokenizer.specials.finditer(text, begin)]
         if not matches:
             raise UserError("the chat template does not end the assistant's turn with a stop token")
         return matches[-1]
 
-    def _render(self, messages: Sequence[Message], reply: bool, marker: str) -> str:
+    def _render(self, messages: Sequence[Message], reply: bool, marker: str,
+                variables: Mapping[str, Any] = MappingProxyType({})) -> str:
         def defuse(value: Any) -> Any:
             if isinstance(value, str):
-                return self._specials.sub(lambda match: match[0][0] + marker + match[0][1:], value)
+                return self.tokenizer.specials.sub(lambda match: match[0][0] + marker + match[0][1:], value)
             if isinstance(value, dict):
                 return {defuse(key): defuse(item) for key, item in value.items()}
             return [defuse(item) for item in value] if isinstance(value, list) else value
 
         try:
             return self._template.render(
-                messages=[defuse(dict(message)) for message in messages], add_generation_prompt=reply,
-                eos_token=self.tokenizer.eos or "", bos_token="",
+                messages=[defuse(_as_templates_say(message)) for message in messages], add_generation_prompt=reply,
+                eos_token=self.tokenizer.eos or "", bos_token="", **defuse(dict(variables)),
             )
         except (jinja2.TemplateError, TypeError) as error:
             raise UserError(f"the chat template refuses these messages: {error}") from None
@@ -135,7 +139,7 @@ class Chat:
     def _encode(self, text: str, marker: str) -> list[int]:
         ids: list[int] = []
         at = 0
-        for match in self._specials.finditer(text):
+        for match in self.tokenizer.specials.finditer(text):
             ids += self._plain(text[at : match.start()], marker)
             ids.append(self.tokenizer.special[match[0]])
             at = match.end()
@@ -145,11 +149,16 @@ class Chat:
         return self.tokenizer.encode(text.replace(marker, "")) if text else []
 
 
+def _as_templates_say(message: Message) -> dict[str, Any]:
+    """Templates of reasoning models call it `reasoning_content`."""
+    return {**message, "reasoning_content": message["reasoning"]} if "reasoning" in message else dict(message)
+
+
 def _refuse(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
-def _unused_character(messages: Sequence[Message], template: str) -> str:
+def _unused_character(messages: Sequence[Mapping[str, Any]], template: str) -> str:
     """A private-use character that occurs nowhere in the conversation."""
     used = set(json.dumps(list(messages), ensure_ascii=False) + template)
     for code in range(0xE000, 0xF900):

@@ -7,15 +7,18 @@ almost the speed of a bf16 product (`fp32_precision = "bf16"` rounds *inputs* to
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ownship.model.llama import Llama
+from ownship.model.native import training
 from ownship.model.ops import bf16_units, wide_product
 
-_CHUNK = 256  # rows of logits alive at once: 256 · 49k · 4 bytes = 50 MB
+_BLOCK = 1 << 21  # logits alive at once: 8 MB, which stay in the processor's cache
 
 
 def logits(model: Llama, hidden: Tensor) -> Tensor:
@@ -24,51 +27,74 @@ def logits(model: Llama, hidden: Tensor) -> Tensor:
         return wide_product(hidden.float(), model.wide_head().T, hidden.dtype == torch.bfloat16)
 
 
+def _blocks(hidden: Tensor, weight: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """The vocabulary in blocks: where each begins, its weights [n, D] in float32, and the logits [M, n] of float32 `hidden`."""
+    for at, part in zip(count(0, size := _size(hidden)), weight.split(size)):
+        wide = part.float()
+        yield at, wide, wide_product(hidden, wide.T, weight.dtype == torch.bfloat16)
+
+
+def _size(hidden: Tensor) -> int:
+    return max(256, _BLOCK // max(len(hidden), 1) // 64 * 64)
+
+
+def _scored(scores: Tensor, targets: Tensor, at: int, seen: Tensor) -> None:
+    """Adds a block's logits to `seen` [4, M]: the largest logit so far, Σ exp(logit − largest), that sum with each term times its
+    logit, and the target's logit (the running softmax of arXiv:1805.02867)."""
+    if training.ready(scores):
+        return training.scored(scores, targets, at, seen)
+    top = torch.maximum(seen[0], scores.amax(-1))
+    factor, weights = (seen[0] - top).exp(), (scores - top[:, None]).exp()
+    seen[1] = seen[1] * factor + weights.sum(-1)
+    seen[2] = seen[2] * factor + weights.mul_(scores).sum(-1)
+    inside = (targets >= at) & (targets < at + scores.shape[1])
+    seen[3] = torch.where(inside, scores.gather(1, (targets - at).clamp(0, scores.shape[1] - 1)[:, None])[:, 0], seen[3])
+    seen[0] = top
+
+
+def _scored_backward(scores: Tensor, targets: Tensor, at: int, normalizers: Tensor, grad: Tensor) -> None:
+    """d log π(target) / d logits = onehot − π, times the gradient, in the logits' place."""
+    if training.ready(scores):
+        return training.scored_backward(scores, targets, at, normalizers, grad)
+    scores.sub_(normalizers[:, None]).exp_().mul_(-grad[:, None])
+    inside = ((targets >= at) & (targets < at + scores.shape[1])).nonzero()[:, 0]
+    scores[inside, targets[inside] - at] += grad[inside]
+
+
 class _Logprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, wide: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        exact = hidden.dtype == torch.bfloat16
-        logprobs, entropies, normalizers = [], [], []
-        for rows, chosen in zip(hidden.split(_CHUNK), targets.split(_CHUNK), strict=True):
-            scores = wide_product(rows.float(), wide.T, exact)  # [m, V]
-            top = scores.amax(-1, keepdim=True)
-            picked = scores.gather(1, chosen[:, None])[:, 0]
-            weights = scores.sub(top).exp_()  # [m, V]
-            total = weights.sum(-1)
-            normalizer = top[:, 0] + total.log()
-            entropies.append(normalizer - weights.mul_(scores).sum(-1) / total)
-            logprobs.append(picked - normalizer)
-            normalizers.append(normalizer)
-        ctx.save_for_backward(hidden, weight, wide, targets, torch.cat(normalizers))
-        entropy = torch.cat(entropies)
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        seen = torch.zeros(4, len(hidden), device=hidden.device)
+        seen[0] = -torch.inf
+        for at, _, scores in _blocks(hidden.float(), weight):
+            _scored(scores, targets, at, seen)
+        normalizers = seen[0] + seen[1].log()
+        ctx.save_for_backward(hidden, weight, targets, normalizers)
+        entropy = normalizers - seen[2] / seen[1]
         ctx.mark_non_differentiable(entropy)
-        return torch.cat(logprobs), entropy
+        return seen[3] - normalizers, entropy
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
-        hidden, weight, wide, targets, normalizers = ctx.saved_tensors
-        exact = hidden.dtype == torch.bfloat16
-        hidden_grad = torch.empty_like(hidden)
-        weight_grad = torch.zeros_like(wide) if ctx.needs_input_grad[1] else None  # frozen: 100 MB and a product saved
-        at = 0
-        for rows in hidden.split(_CHUNK):
-            span = slice(at, at + len(rows))
-            at += len(rows)
-            scores = wide_product(rows.float(), wide.T, exact).sub_(normalizers[span, None]).exp_()  # probabilities
-            scores.mul_(-grads[0][span, None])
-            scores[torch.arange(len(rows)), targets[span]] += grads[0][span]  # d logp / d logits = onehot − p
-            hidden_grad[span] = scores.to(hidden.dtype) @ weight
-            if weight_grad is not None:
-                with bf16_units(exact and hidden.device.type == "cpu"):
-                    weight_grad.addmm_(scores.T, rows.float())
-        return hidden_grad, None if weight_grad is None else weight_grad.to(weight.dtype), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        hidden, weight, targets, normalizers = ctx.saved_tensors
+        rows, grad = hidden.float(), grads[0].contiguous()
+        hidden_grad = torch.zeros_like(rows)
+        weight_grad = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        for at, wide, scores in _blocks(rows, weight):
+            _scored_backward(scores, targets, at, normalizers, grad)
+            with bf16_units(weight.dtype == torch.bfloat16 and hidden.device.type == "cpu"):
+                hidden_grad.addmm_(scores, wide)
+                if weight_grad is not None:
+                    weight_grad[at : at + len(wide)] = scores.T @ rows
+        return hidden_grad.to(hidden.dtype), weight_grad, None
 
 
 def logprobs(model: Llama, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """log π(target) and the entropy of π, both [M] float32, from hidden [M, D] and targets [M].
 
-    Logits live only for a few rows at a time and are computed again in the backward pass: with a 49k vocabulary,
-    4,000 targets would otherwise hold 0.8 GB. The entropy carries no gradient.
+    Logits live only for a block of the vocabulary at a time and are computed again in the backward pass: with a 49k vocabulary,
+    4,000 targets would otherwise hold 0.8 GB, and go through memory instead of the processor's cache. The entropy carries no
+    gradient.
     """
-    result: tuple[Tensor, Tensor] = _Logprobs.apply(hidden, model.lm_head.trained_weight(), model.wide_head(), targets)  # type: ignore[no-untyped-call]
+    result: tuple[Tensor, Tensor] = _Logprobs.apply(hidden, model.lm_head.trained_weight(), targets)  # type: ignore[no-untyped-call]
     return result

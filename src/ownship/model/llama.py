@@ -11,19 +11,21 @@ Shapes: N tokens, D hidden size, H query heads, K key/value heads, E head size, 
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ownship.errors import UserError
 from ownship.model.linear import Linear
-from ownship.model.ops import rms_norm, swiglu
+from ownship.model.ops import is_rounded, rms_norm, rotate, rounded, swiglu
 
 
 class Attend(Protocol):
-    """Mixes the tokens of one layer: q [N, H, E] and k [N, K, E] in float32, v [N, K, E] → [N, H, E] in v's dtype."""
+    """Mixes the tokens of one layer: q [N, H, E], k and v [N, K, E] → [N, H, E], all of one dtype."""
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
 
@@ -117,12 +119,6 @@ def rope_frequencies(config: LlamaConfig) -> Tensor:
     return (1 - blend) * frequencies / factor + blend * frequencies
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions in the half-split layout: x [N, heads, E], cos and sin [N, 1, E] → [N, heads, E] float32."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
-
-
 class RMSNorm(nn.Module):
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -163,6 +159,8 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
+    recomputed = False  # in training only what goes in is kept, and the rest computed again in the backward pass
+
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -171,6 +169,13 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attend: Attend) -> Tensor:
+        if not (self.recomputed and torch.is_grad_enabled()):
+            return self._run(x, cos, sin, layer, attend)
+        now = is_rounded()  # the second time must round as the first
+        return checkpoint(self._run, x, cos, sin, layer, attend, use_reentrant=False, preserve_rng_state=False,
+                          context_fn=lambda: (nullcontext(), rounded(now)))
+
+    def _run(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attend: Attend) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, layer, attend)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -197,11 +202,10 @@ class Llama(nn.Module):
         return self.embed_tokens.weight.dtype
 
     def rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin of the rotary angles: positions [N] → two tensors [N, 1, E] in float32."""
+        """cos and sin of the rotary angles: positions [N] → two tensors [N, E/2] in float32."""
         if self._frequencies is None:
             self._frequencies = rope_frequencies(self.config).to(self.embed_tokens.weight.device)
         angles = torch.outer(positions.float(), self._frequencies)  # [N, E/2]
-        angles = torch.cat((angles, angles), dim=-1).unsqueeze(1)
         return angles.cos(), angles.sin()
 
     def wide_head(self) -> Tensor:

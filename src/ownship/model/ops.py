@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ownship.model.native import training
+
 
 @contextmanager
 def bf16_units(wanted: bool) -> Iterator[None]:
@@ -56,6 +58,10 @@ def wide_product(a: Tensor, b: Tensor, exact_inputs: bool) -> Tensor:
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        if x.dtype == torch.float32 and training.ready(x, weight):
+            out, scale = training.norm(x, weight, eps)
+            ctx.save_for_backward(x, weight, scale)
+            return out
         wide = x.float()
         scale = torch.rsqrt(torch.linalg.vecdot(wide, wide).div_(x.shape[-1]).add_(eps)).unsqueeze(-1)  # 1 / rms(x), [N, 1]
         ctx.save_for_backward(x, weight, scale)
@@ -64,6 +70,9 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
         x, weight, scale = ctx.saved_tensors
+        if scale.dim() == 1:  # a compiled forward pass
+            back = training.norm_backward(x, weight, scale, grads[0])
+            return back[0], back[1].to(weight.dtype), None
         unit = x.float() * scale  # x / rms(x)
         grad = grads[0].float()
         weight_grad = (grad * unit).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
@@ -77,13 +86,29 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
+        if training.ready(gate, up):
+            return training.swiglu(gate, up)
         return F.silu(gate.float()).mul_(up).to(gate.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
+        if training.ready(gate, up):
+            return training.swiglu_backward(gate, up, grads[0])
         up_grad = F.silu(gate).mul_(grads[0])
         return torch.ops.aten.silu_backward(grads[0] * up, gate), up_grad
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return training.rotate(x, cos, sin, back=False)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return training.rotate(grads[0].contiguous(), cos, sin, back=True), None, None
 
 
 class _WideLinear(torch.autograd.Function):
@@ -116,3 +141,13 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) · up (arXiv:2002.05202), [N, I]."""
     return _SwiGLU.apply(gate, up)  # type: ignore[no-untyped-call]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions (arXiv:2104.09864) in the half-split layout: x [N, heads, E], cos and sin [N, E/2] float32 → x's shape and
+    dtype."""
+    if training.ready(x):
+        return _Rotate.apply(x.contiguous(), cos, sin)  # type: ignore[no-untyped-call]
+    cos, sin = cos[:, None], sin[:, None]
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)

@@ -37,7 +37,7 @@ class Tokenizer:
     """Byte-level BPE.
 
     `encode` never yields a special token, whatever the text says: text comes from people. Special tokens are added by
-    name, by the chat template (`model/chat.py`).
+    name, by the chat template (`model/chat.py`); `encode_raw` is for those who write what a template would.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, eos: str | None, chat_template: str | None) -> None:
@@ -57,6 +57,19 @@ class Tokenizer:
     def special_ids(self) -> frozenset[int]:
         return frozenset(self.special.values())
 
+    @cached_property
+    def specials(self) -> re.Pattern[str]:
+        """Finds special tokens that are written out in a text."""
+        names = sorted(self.special, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, names)) or r"(?!)")
+
+    @cached_property
+    def opening(self) -> list[int]:
+        """The tokens that the tokenizer puts before a text by itself: mostly none, or the one that begins a text."""
+        ids = self.encode("a")
+        around = self.backend.encode("a", add_special_tokens=True).ids
+        return around[: next(at for at in range(len(around)) if around[at : at + len(ids)] == ids)]
+
     @property
     def size(self) -> int:
         return self.backend.get_vocab_size(with_added_tokens=True)
@@ -71,6 +84,15 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; special tokens written out in it stay plain text. Half a surrogate pair reads as U+FFFD."""
         return self.backend.encode(_SURROGATE.sub("\ufffd", text), add_special_tokens=False).ids
+
+    def encode_raw(self, text: str, opening: bool = True) -> list[int]:
+        """Ids of text in which special tokens written out are meant, as in the prompt of a bare completion."""
+        ids = [*self.opening] if opening else []
+        at = 0
+        for match in self.specials.finditer(text):
+            ids += [*self.encode(text[at : match.start()]), self.special[match[0]]]
+            at = match.end()
+        return ids + self.encode(text[at:])
 
     def decode(self, ids: list[int], skip_special: bool = True) -> str:
         return self.backend.decode(ids, skip_special_tokens=skip_special)

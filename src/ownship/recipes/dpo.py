@@ -50,6 +50,8 @@ class DPO:
     """float32 or bfloat16 (with float32 masters)."""
     micro_tokens: int = 1024
     """Tokens per forward and backward pass: less is less memory and the same result. A pair is never split."""
+    activation_checkpointing: bool = False
+    """Keep only what goes into each layer, and compute the rest again in the backward pass: less memory, up to a third slower."""
     save_every: int = 20
     """Steps between checkpoints."""
     seed: int = 0
@@ -57,7 +59,7 @@ class DPO:
 
 def run(config: DPO) -> Path:
     """Runs or continues; returns the folder of the trained model. Raises Interrupted after Ctrl-C, with everything saved."""
-    from ownship.learn import lines, pairs
+    from ownship.learn import distributed, lines, pairs
     from ownship.learn.evaluate import evaluate
     from ownship.learn.interrupt import Interruptible
     from ownship.learn.learner import Learner
@@ -79,10 +81,11 @@ def run(config: DPO) -> Path:
     digest = pairs.fingerprint(found)
     training, apart = lines.split(len(found), config.held_out, config.seed)
     now = Run(config.out, {"recipe": "dpo", **asdict(config), "data": str(config.data), "out": str(config.out)},
-              may_change=("steps", "out", "save_every", "strict", "measure_every"))
+              may_change=("steps", "out", "save_every", "strict", "measure_every", "activation_checkpointing"))
     data.same(now, digest, config.data)
     adapters = lora(config.lora, model, config.seed)  # which add nothing yet
-    learner = Learner(model, optim(config.optim, 1e-6, config.lora), config.micro_tokens, adapters)
+    learner = Learner(model, optim(config.optim, 1e-6, config.lora), config.micro_tokens, adapters,
+                      recompute=config.activation_checkpointing)
     reference = pairs.Reference(config.out / "reference.safetensors", f"{digest} {learner.fingerprint}", found)
 
     def drawn(numbers: list[int]) -> list[Sample]:
@@ -110,8 +113,9 @@ def run(config: DPO) -> Path:
                 now.log("timings", learn=time.perf_counter() - start, tokens=metrics["stream_tokens"])
                 now.finish_step(learner, config.save_every)
                 watch.step(now.step, metrics)
-    save_adapter(adapters, config.model, config.out / "adapter")
-    checkpoint.save(model, tokenizer, config.out / "model")
+    if distributed.first():
+        save_adapter(adapters, config.model, config.out / "adapter")
+        checkpoint.save(model, tokenizer, config.out / "model")
     return config.out / "model"
 
 

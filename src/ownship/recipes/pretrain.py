@@ -66,6 +66,8 @@ class Pretrain:
     """float32 or bfloat16 (with float32 masters)."""
     micro_tokens: int = 4096
     """Tokens per forward and backward pass: less is less memory and the same result."""
+    activation_checkpointing: bool = False
+    """Keep only what goes into each layer, and compute the rest again in the backward pass: less memory, up to a third slower."""
     eval_every: int = 50
     """Steps between measurements on the held-out documents."""
     save_every: int = 50
@@ -134,6 +136,7 @@ def _check(config: Pretrain) -> None:
 def run(config: Pretrain) -> Path:
     """Runs or continues; returns the folder of the trained model. Raises Interrupted after Ctrl-C, with everything saved."""
     from ownship.evals.bits import bits_per_byte, predicted
+    from ownship.learn import distributed
     from ownship.learn.corpus import Corpus, Reader
     from ownship.learn.interrupt import Interruptible
     from ownship.learn.learner import Learner
@@ -154,14 +157,14 @@ def run(config: Pretrain) -> Path:
     print(f"data       {scan.report()}", flush=True)
     paths = {name: value and str(value) for name, value in (("data", config.data), ("tokenizer", config.tokenizer))}
     asked = {"recipe": "pretrain", **asdict(config), **paths, "out": str(config.out), "digest of the data": scan.digest}
-    now = Run(config.out, asked, may_change=("minutes", "out", "save_every", "data"))
-    tokenizer = given or _learnt(config, corpus, scan.threshold)
+    now = Run(config.out, asked, may_change=("minutes", "out", "save_every", "data", "activation_checkpointing"))
+    tokenizer = given or distributed.first_then_all(lambda: _learnt(config, corpus, scan.threshold))
     dial = sizes(config, tokenizer.size)
     _tell(config, dial, tokenizer, scan.size, scan.held_out)
     model = network(config, dial, tokenizer).to(dtype)
     optim = Optim(dial.lr, weight_decay=config.weight_decay, warmup=dial.warmup, max_grad_norm=config.max_grad_norm,
                   kind=config.optimizer, end=now.state.get("end", dial.steps), decay=config.decay)
-    learner = Learner(model, optim, config.micro_tokens, exact=False)
+    learner = Learner(model, optim, config.micro_tokens, exact=False, recompute=config.activation_checkpointing)
     now.restore(learner)
     separator = _separator(tokenizer)
 
@@ -175,7 +178,8 @@ def run(config: Pretrain) -> Path:
             start = time.perf_counter()
             if deadline is not None and "end" not in now.state and now.step > first:
                 pace = (time.monotonic() - began) / (now.step - first)
-                end = min(end, in_time(now.step, pace, deadline - time.monotonic(), config.decay) or end)
+                needed = in_time(now.step, pace, deadline - time.monotonic(), config.decay)
+                end = distributed.from_first(min(end, needed or end))
                 if end < dial.steps:
                     now.state["end"] = end
                     learner.optim = replace(optim, end=end)
@@ -192,7 +196,8 @@ def run(config: Pretrain) -> Path:
             now.state["place"] = reader.place
             now.finish_step(learner, config.save_every)
             watch.step(now.step, metrics)
-    checkpoint.save(model, tokenizer, config.out / "model")
+    if distributed.first():
+        checkpoint.save(model, tokenizer, config.out / "model")
     return config.out / "model"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,6 +70,8 @@ class RL:
     micro_tokens: int | None = None
     """Tokens per forward and backward pass: less is less memory, a little slower, and the same result. By default 1024, and 512
     with LoRA."""
+    activation_checkpointing: bool = False
+    """Keep only what goes into each layer, and compute the rest again in the backward pass: less memory, up to a third slower."""
     save_every: int = 10
     """Steps between checkpoints."""
     seed: int = 0
@@ -80,7 +83,7 @@ def run(config: RL) -> Path:
     from ownship.envs.env import tasks
     from ownship.envs.registry import make
     from ownship.evals.accuracy import solved
-    from ownship.learn import rollout
+    from ownship.learn import distributed, rollout
     from ownship.learn.curriculum import Curriculum
     from ownship.learn.doctor import diagnose
     from ownship.learn.interrupt import Interruptible
@@ -94,11 +97,12 @@ def run(config: RL) -> Path:
     advantage, weighting, loss = _algorithm(config)
     env = make(config.env)
     asked = {"recipe": "rl", **asdict(config), "out": str(config.out)}
-    now = Run(config.out, asked, may_change=("steps", "minutes", "out", "save_every"))
+    now = Run(config.out, asked, may_change=("steps", "minutes", "out", "save_every", "activation_checkpointing"))
     model, tokenizer = checkpoint.load(zoo.resolve(config.model), torch_dtype(config.dtype))
     adapters = lora(config.lora, model, config.seed)
     micro_tokens = config.micro_tokens or (512 if adapters is not None else 1024)
-    learner = Learner(model, optim(config.optim, 2e-5, config.lora), micro_tokens, adapters)
+    learner = Learner(model, optim(config.optim, 2e-5, config.lora), micro_tokens, adapters,
+                      recompute=config.activation_checkpointing)
     now.restore(learner)
     # The reference is the model that training began with, also when a run is continued.
     reference = checkpoint.load(zoo.resolve(config.model), torch_dtype(config.dtype))[0] if config.kl else None
@@ -106,7 +110,7 @@ def run(config: RL) -> Path:
 
     with Interruptible() as stop, Watch("rl", config.steps, now.step, deadline) as watch, now.saved(learner):
         pace = 0.0  # seconds of the last step: one that would end too late is not begun
-        while now.step < config.steps and (deadline is None or time.monotonic() + pace < deadline):
+        while now.step < config.steps and distributed.from_first(deadline is None or time.monotonic() + pace < deadline):
             start = time.perf_counter()
             # Sample groups until enough of them teach something, within the bound.
             curriculum = Curriculum(now.state.get("rates"))
@@ -118,8 +122,9 @@ def run(config: RL) -> Path:
             while useful < config.tasks and len(rollouts) < most * config.group:
                 missing = min(config.tasks - useful, most - len(rollouts) // config.group)
                 repeated = [task for task in islice(chosen, missing) for _ in range(config.group)]
-                played = rollout.play(engine, env, repeated, rollout.training_sampling(config.max_tokens),
-                                      seed=f"{config.seed} {now.step} {len(rollouts)}", progress=watch.sampled(stop))
+                play = partial(rollout.play, engine, env, sampling=rollout.training_sampling(config.max_tokens),
+                               seed=f"{config.seed} {now.step} {len(rollouts)}", progress=watch.sampled(stop))
+                played = distributed.shared(repeated, play)
                 rollouts += played
                 for group in rollout.groups(played, config.group):
                     curriculum.learn(group[0].task, [solved(item) for item in group])
@@ -150,8 +155,9 @@ def run(config: RL) -> Path:
             pace = time.perf_counter() - start
             if idle >= _PATIENCE:
                 raise UserError(f"{idle} steps in a row taught nothing: {warnings[0]}")
-    save_adapter(adapters, config.model, config.out / "adapter")
-    checkpoint.save(model, tokenizer, config.out / "model")
+    if distributed.first():
+        save_adapter(adapters, config.model, config.out / "adapter")
+        checkpoint.save(model, tokenizer, config.out / "model")
     return config.out / "model"
 
 

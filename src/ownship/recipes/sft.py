@@ -45,6 +45,8 @@ class SFT:
     """float32 or bfloat16 (with float32 masters)."""
     micro_tokens: int = 1024
     """Tokens per forward and backward pass: less is less memory and the same result."""
+    activation_checkpointing: bool = False
+    """Keep only what goes into each layer, and compute the rest again in the backward pass: less memory, up to a third slower."""
     save_every: int = 50
     """Steps between checkpoints."""
     seed: int = 0
@@ -52,7 +54,7 @@ class SFT:
 
 def run(config: SFT) -> Path:
     """Runs or continues; returns the folder of the trained model. Raises Interrupted after Ctrl-C, with everything saved."""
-    from ownship.learn import chats, lines
+    from ownship.learn import chats, distributed, lines
     from ownship.learn.evaluate import evaluate
     from ownship.learn.interrupt import Interruptible
     from ownship.learn.learner import Learner
@@ -73,7 +75,7 @@ def run(config: SFT) -> Path:
     found = [] if config.data is None else data.read(
         config.data, lambda value: chats.example(value, chat, longest), chats.WANTED, config.strict)
     now = Run(config.out, {"recipe": "sft", **asdict(config), "data": config.data and str(config.data), "out": str(config.out)},
-              may_change=("steps", "out", "save_every", "strict", "measure_every"))
+              may_change=("steps", "out", "save_every", "strict", "measure_every", "activation_checkpointing"))
     held_out: list[Sample] = []
     examples: Iterator[Sample]
     if config.data is not None:
@@ -86,7 +88,8 @@ def run(config: SFT) -> Path:
         assert config.env is not None
         examples = _worked(config.env, config.seed, chat, now.step * config.batch)
     adapters = lora(config.lora, model, config.seed)
-    learner = Learner(model, optim(config.optim, 1e-4, config.lora), config.micro_tokens, adapters)
+    learner = Learner(model, optim(config.optim, 1e-4, config.lora), config.micro_tokens, adapters,
+                      exact=False, recompute=config.activation_checkpointing)
     now.restore(learner)
 
     with Interruptible() as stop, Watch("sft", config.steps, now.step) as watch, now.saved(learner):
@@ -102,8 +105,9 @@ def run(config: SFT) -> Path:
             now.log("timings", learn=time.perf_counter() - start, tokens=metrics["stream_tokens"])
             now.finish_step(learner, config.save_every)
             watch.step(now.step, metrics)
-    save_adapter(adapters, config.model, config.out / "adapter")
-    checkpoint.save(model, tokenizer, config.out / "model")
+    if distributed.first():
+        save_adapter(adapters, config.model, config.out / "adapter")
+        checkpoint.save(model, tokenizer, config.out / "model")
     return config.out / "model"
 
 

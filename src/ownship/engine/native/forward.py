@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,12 @@ from torch import Tensor
 
 from ownship import machine
 from ownship.engine.forward import SLOTS, Chunk, Pool, wanted_places
-from ownship.engine.native.build import Unavailable, library
 from ownship.engine.sampling import Draw
 from ownship.model.llama import Llama
+from ownship.model.native import build
+from ownship.model.native.build import Unavailable
 
+SOURCE = Path(__file__).with_name("forward.cpp")
 FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
 _UNIT, _GROUP = 32, 64  # as in vectors.h
 
@@ -37,6 +40,13 @@ class _Net(ctypes.Structure):
 class _Step(ctypes.Structure):
     _fields_ = (*((name, _int) for name in ("tokens", "wanted", "width")),
                 *((name, _pointer) for name in ("ids", "positions", "row", "tables", "ends", "logits", "memory")))
+
+
+def library() -> ctypes.CDLL:
+    """The compiled kernels. Raises Unavailable if they cannot be had."""
+    found = build.library(SOURCE)
+    found.ownship_memory.restype = found.ownship_packed_bytes.restype = ctypes.c_int64
+    return found
 
 
 def draw(logits: Tensor, scales: NDArray[np.float32], uniforms: NDArray[np.float64]) -> tuple[list[int], list[float]]:
@@ -67,8 +77,7 @@ class NativeForward:
         self.pool = Pool(config, cache_bytes, cache)
         self.threads = torch.get_num_threads()
         self.wide = -(-config.intermediate_size // _GROUP) * _GROUP  # padded with zeros
-        cos, sin = model.rope(torch.arange(config.max_position_embeddings))  # [P, 1, E]: both halves alike
-        self._cos, self._sin = (table[:, 0, : config.head_dim // 2].contiguous() for table in (cos, sin))
+        self._cos, self._sin = model.rope(torch.arange(config.max_position_embeddings))  # [P, E/2]
         self._matrices = (_Matrix * (4 * config.num_hidden_layers + 1))()
         self._packed: list[tuple[Tensor, Tensor]] = []
         self._memory = torch.zeros(0, dtype=torch.uint8)

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from ownship.model import zoo
 
-_SOURCES = ("vectors.h", "products.h", "attention.h", "draw.h", "forward.cpp")
 _FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "-Wno-psabi")
 
 
@@ -22,36 +21,38 @@ class Unavailable(Exception):
     """Why there are no compiled kernels here."""
 
 
-def library() -> ctypes.CDLL:
-    """The compiled kernels. Raises Unavailable if there is no compiler, or the environment sets OWNSHIP_NATIVE=0."""
+def library(source: Path) -> ctypes.CDLL:
+    """What `compiled` gives. Raises Unavailable, too, if the environment sets OWNSHIP_NATIVE=0."""
     if os.environ.get("OWNSHIP_NATIVE") == "0":
         raise Unavailable("OWNSHIP_NATIVE=0")
-    return compiled()
+    return compiled(source)
 
 
 @cache
-def compiled(architecture: str = "native") -> ctypes.CDLL:
-    """The kernels for an architecture as the compiler names it."""
+def compiled(source: Path, architecture: str = "native") -> ctypes.CDLL:
+    """A C++ file (and the headers beside it and in this folder) for an architecture as the compiler names it; `ownship_prepare`
+    in it says whether it can run here. Raises Unavailable if there is no compiler that makes it, or it cannot."""
     compiler = os.environ.get("CXX") or shutil.which("g++")
     if compiler is None:
         raise Unavailable("there is no C++ compiler (g++) on this machine")
-    here = Path(__file__).parent
+    shared = Path(__file__).parent
     flags = (*_FLAGS, f"-march={architecture}")
-    made_from = [*((here / name).read_bytes() for name in _SOURCES), " ".join(flags).encode(), compiler.encode(), _processor()]
-    path = zoo.cache() / f"kernels-{hashlib.sha256(b'|'.join(made_from)).hexdigest()[:16]}.so"
+    headers = {path for folder in (shared, source.parent) for path in folder.glob("*.h")}
+    made_from = [*(path.read_bytes() for path in (source, *sorted(headers))),
+                 " ".join(flags).encode(), compiler.encode(), _processor()]
+    path = zoo.cache() / f"kernels-{source.stem}-{hashlib.sha256(b'|'.join(made_from)).hexdigest()[:16]}.so"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # moved into place whole: two processes may compile
             made = Path(folder) / path.name
             try:
-                done = subprocess.run([compiler, *flags, "-o", made, here / "forward.cpp"], capture_output=True, text=True)
+                done = subprocess.run([compiler, *flags, f"-I{shared}", "-o", made, source], capture_output=True, text=True)
             except OSError as error:
                 raise Unavailable(f"{compiler} cannot be run: {error.strerror}") from None
             if done.returncode:
                 raise Unavailable(f"{compiler} failed: {(done.stderr.strip().splitlines() or ['no reason given'])[0]}")
             made.replace(path)
     found = ctypes.CDLL(str(path))
-    found.ownship_memory.restype = found.ownship_packed_bytes.restype = ctypes.c_int64
     if not found.ownship_prepare():
         raise Unavailable("the system does not grant the use of AMX")
     return found
