@@ -20,14 +20,15 @@ from typing import Any
 
 from ownship.recipes.plan import Plan, plan
 
-MODEL = "smollm2-135m-instruct"
+MODEL, SUMS = "smollm2-135m-instruct", "sums:low=2,high=4,largest=30"
 # verb → what is planned (model, method, length of a sequence, tokens per pass), and the flags of the run
 RUNS: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "pretrain": ({"model": "{first}/model", "sequence": 768, "micro_tokens": 4096},
-                 ["--depth", "6", "--tokenizer", "{first}/tokenizer", "--batch", "8192", "--steps", "6"]),
-    "sft": ({"model": MODEL, "sequence": 128, "micro_tokens": 1024}, ["--env", "sort", "--batch", "32", "--steps", "4"]),
-    "rl": ({"model": MODEL, "sequence": 128, "micro_tokens": 1024, "method": "rl"},
-           ["--env", "sort", "--tasks", "8", "--group", "8", "--max-tokens", "48", "--refill", "0", "--steps", "4"]),
+    "pretrain": ({"model": "{0}/first/model", "sequence": 768, "micro_tokens": 4096},
+                 ["--depth", "6", "--tokenizer", "{0}/first/tokenizer", "--batch", "8192", "--steps", "5"]),
+    "sft": ({"model": MODEL, "sequence": 64, "micro_tokens": 1024}, ["--env", SUMS, "--batch", "32", "--steps", "8"]),
+    "rl": ({"model": MODEL, "sequence": 64, "micro_tokens": 1024, "method": "rl"},
+           ["--model", "{0}/sft/model", "--env", SUMS, "--tasks", "16", "--group", "8", "--max-tokens", "48", "--refill", "0",
+            "--steps", "5"]),
 }
 
 
@@ -52,23 +53,27 @@ def run(verb: str, out: Path, flags: list[str]) -> int:
 
 def compare(verb: str, folder: Path) -> dict[str, Any]:
     asked, flags = RUNS[verb]
-    first = folder / "first"
     if verb == "pretrain":  # a tokenizer, and a network to be planned for
-        run(verb, first, ["--depth", "6", "--batch", "768", "--steps", "1"])
-    asked = asked | {"model": asked["model"].format(first=first)}
+        run(verb, folder / "first", ["--depth", "6", "--batch", "768", "--steps", "1"])
+    if verb == "rl" and not (folder / "sft").exists():  # the model as it came solves nothing: there would be nothing to learn
+        run("sft", folder / "sft", RUNS["sft"][1])
+    asked = asked | {"model": asked["model"].format(folder)}
     plan(Plan(**asked, cluster="here", tokens="1M"))  # measures the machine while nothing else runs, and remembers
-    peak = run(verb, folder / verb, [flag.format(first=first) for flag in flags])
-    lines = [json.loads(line) for line in (folder / verb / "timings.jsonl").read_text().splitlines()][1:]
+    peak = run(verb, folder / verb, [flag.format(folder) for flag in flags])
+    lines, metrics = ([json.loads(line) for line in (folder / verb / name).read_text().splitlines()][1:]
+                      for name in ("timings.jsonl", "metrics.jsonl"))
     measured = statistics.median(line.get("sample", 0.0) + line["learn"] for line in lines)
     tokens = statistics.median(line["tokens"] for line in lines)
     planned = plan(Plan(**asked, cluster="here", tokens=str(int(tokens)), batch=str(int(tokens))))
     seconds, memory = planned["hours"] * 3600, planned["layout"]["bytes_per_device"]
-    return {"tokens_per_step": tokens, "seconds_planned": round(seconds, 2), "seconds_measured": round(measured, 2),
-            "seconds_ratio": round(measured / seconds, 2), "gb_planned": round(memory / 1e9, 2),
-            "gb_measured": round(peak / 1e9, 2), "gb_ratio": round(peak / memory, 2), "efficiency": round(planned["efficiency"], 3),
-            "sampling_share_planned": round(planned["sampling_hours"] / planned["hours"], 2),
-            "sampling_share_measured": round(statistics.median(line.get("sample", 0.0) for line in lines) / measured, 2),
-            "bf16_gflops": round(planned["cluster"]["flops"] / 1e9)}
+    learnt = statistics.median(line["trained_tokens"] for line in metrics)  # in RL flat groups are left out
+    return {
+        "tokens_per_step": tokens, "trained_tokens": learnt, "seconds_planned": round(seconds, 2),
+        "seconds_measured": round(measured, 2), "seconds_ratio": round(measured / seconds, 2), "gb_planned": round(memory / 1e9, 2),
+        "gb_measured": round(peak / 1e9, 2), "gb_ratio": round(peak / memory, 2), "efficiency": round(planned["efficiency"], 3),
+        "sampling_share_planned": round(planned["sampling_hours"] / planned["hours"], 2),
+        "sampling_share_measured": round(statistics.median(line.get("sample", 0.0) for line in lines) / measured, 2),
+        "bf16_gflops": round(planned["cluster"]["flops"] / 1e9)}
 
 
 def main() -> None:
