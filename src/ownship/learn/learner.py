@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -58,7 +59,6 @@ class Learner:
             param.requires_grad_(True)
             if param is not master:
                 master.grad = torch.zeros_like(master)
-                param.register_post_accumulate_grad_hook(partial(_collect, master))
         self._optimizer = Optimizer(dict(zip(self._names, self._masters, strict=True)), self.optim)
 
     def update(self, samples: Sequence[Sample], loss: Loss, tick: Callable[[int], None] | None = None, share: float = 1.0,
@@ -79,12 +79,13 @@ class Learner:
         total = float(sum(sum(s.weights) if s.divisor is None else s.divisor for s in samples))
         self._zero_grad()
         sums: dict[str, float] = {}
-        for groups in distributed.rounds(planned):
-            found = self._backward(groups, loss, total)
-            for name, value in found.items():
-                sums[name] = sums.get(name, 0.0) + value
-            if tick is not None:
-                distributed.together(partial(tick, int(found.get("stream_tokens", 0))))
+        with self._collecting():
+            for groups in distributed.rounds(planned):
+                found = self._backward(groups, loss, total)
+                for name, value in found.items():
+                    sums[name] = sums.get(name, 0.0) + value
+                if tick is not None:
+                    distributed.together(partial(tick, int(found.get("stream_tokens", 0))))
         if not planned:
             return {"trained_tokens": 0.0}
         sums = distributed.added(sums)
@@ -97,6 +98,17 @@ class Learner:
         counts = {name: sums.pop(name) for name in ("trained_tokens", "stream_tokens")}
         return {name: value / (total if name == "loss" else weight) for name, value in sums.items()} | {
             "grad_norm": norm, "lr": rate, **counts}
+
+    @contextmanager
+    def _collecting(self) -> Iterator[None]:
+        """Meanwhile each bf16 gradient goes to its float32 master. For an update only: a network may have another learner later."""
+        hooks = [param.register_post_accumulate_grad_hook(partial(_collect, master))
+                 for param, master in zip(self._params, self._masters, strict=True) if param is not master]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def _backward(self, groups: Sequence[Group] | None, loss: Loss, total: float) -> dict[str, float]:
         """One micro-batch's gradient, and its measurements as sums. None: another rank has one and this rank none left, but all
