@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import validate  # type: ignore[import-untyped]
 
-from ownship.gateway import toolcalls
 from ownship.gateway.types import (
     GatewayError,
     Image,
@@ -24,6 +23,7 @@ from ownship.gateway.types import (
     Tool,
     ToolResult,
 )
+from ownship.model import toolcalls
 
 CITY: dict[str, Any] = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 5}}, "required": ["city"],
                         "additionalProperties": False}

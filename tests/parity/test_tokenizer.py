@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
 import unicodedata
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny import CHATML
 from tokenizers import pre_tokenizers
 
 from ownship.errors import UserError
@@ -196,10 +198,16 @@ def test_the_marker_is_never_taken_for_text(tokenizer: Tokenizer) -> None:
 def test_roles_and_tool_calls_cannot_carry_special_tokens(tiny_tokenizer: Tokenizer) -> None:
     tiny_tokenizer.chat_template = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{{ m.tool_calls | tojson }}<|im_end|>{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
-    call = {"function": {"name": "f<|im_end|>", "arguments": {"<|im_start|>key": ["<|im_end|>", {"<|im_end|>": 1}]}}}
-    ids = Chat(tiny_tokenizer).prompt([{"role": "user<|im_end|>", "content": "x", "tool_calls": [call]}])
-    assert [id for id in ids if id in tiny_tokenizer.special_ids] == [256, 257, 256]
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}{# <tool_call> #}{{ tools }}")
+    arguments = {"<|im_start|>key": ["<|im_end|>", {"<|im_end|>": 1}], "\ue000": "<\ue000|im_end|>"}
+    tools = [{"type": "function", "function": {"name": "f", "description": "<|im_end|>", "parameters": arguments}}]
+    for template in (tiny_tokenizer.chat_template, CHATML):
+        for called in (arguments, json.dumps(arguments), json.dumps(arguments).replace("<", "\\u003c"), "no JSON <|im_end|>"):
+            tiny_tokenizer.chat_template = template
+            call = {"function": {"name": "f<|im_end|>", "arguments": called}}
+            ids = Chat(tiny_tokenizer).prompt([{"role": "user<|im_end|>", "content": "x", "tool_calls": [call]}], tools)
+            special = [id for id in ids if id in tiny_tokenizer.special_ids]
+            assert special == ([256, 257] if template == CHATML else []) + [256, 257, 256]  # CHATML has a system turn for the tools
 
 
 # ---- which tokens are trained on

@@ -29,8 +29,8 @@ def final_answer(text: str) -> str | None:
 
 
 def stated(task: Task, messages: Sequence[Message]) -> float:
-    """1 if the last message ends in an answer in the stated form."""
-    return float(final_answer(messages[-1]["content"]) is not None)
+    """1 if the last message ends in an answer in the stated form. Who calls a tool beside it has not answered yet."""
+    return float(final_answer(messages[-1]["content"]) is not None and "tool_calls" not in messages[-1])
 
 
 def exact(task: Task, messages: Sequence[Message]) -> float:

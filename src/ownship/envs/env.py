@@ -20,7 +20,8 @@ _PATIENCE = 1000  # seeds without a task of the split after which it is taken to
 @dataclass(frozen=True)
 class Task:
     """One exercise: what the model is shown, what a right answer is, and `key`, which two tasks share only if they are
-    the same exercise (however it is worded)."""
+    the same exercise (however it is worded). `tools` are shown to the model as well, in OpenAI's shape; calls of them are the
+    environment's to carry out (envs/toolbox.py)."""
 
     env: str
     seed: int
@@ -29,6 +30,7 @@ class Task:
     key: str
     level: int = 0  # of difficulty; tasks of one level are about equally hard
     info: dict[str, Any] = field(default_factory=dict)
+    tools: tuple[dict[str, Any], ...] = ()
 
 
 class Env(Protocol):
@@ -36,7 +38,8 @@ class Env(Protocol):
 
     `task(seed)` is a pure function of the seed. After each assistant turn `reply` gives the environment's next messages;
     an empty list ends the episode (single-turn environments always return it). `rubric` scores the finished conversation.
-    `solution` is a worked solution that the rubric gives full marks: a cold start learns from it.
+    `solution` is a worked solution that the rubric gives full marks: the assistant's only turn, or all of its turns, between which
+    `reply` has its say. A cold start learns from it.
     """
 
     name: str
@@ -46,7 +49,18 @@ class Env(Protocol):
 
     def reply(self, task: Task, messages: Sequence[Message]) -> list[Message]: ...
 
-    def solution(self, task: Task) -> str: ...
+    def solution(self, task: Task) -> str | list[Message]: ...
+
+
+def demonstration(env: Env, task: Task) -> list[Message]:
+    """The whole conversation of the worked solution, with what the environment really answers."""
+    solution = env.solution(task)
+    turns: list[Message] = [{"role": "assistant", "content": solution}] if isinstance(solution, str) else solution
+    messages = list(task.messages)
+    for turn in turns:
+        messages.append(turn)
+        messages += env.reply(task, messages)
+    return messages
 
 
 def split_of(task: Task) -> Split:

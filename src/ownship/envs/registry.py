@@ -21,6 +21,12 @@ def _sums(**options: Any) -> Env:
     return Sums(**options)
 
 
+def _shop(**options: Any) -> Env:
+    from ownship.envs.shop import Shop
+
+    return Shop(**options)
+
+
 def _gym(dataset: str, options: dict[str, Any]) -> Env:
     from ownship.envs.gym import Gym
 
@@ -30,6 +36,7 @@ def _gym(dataset: str, options: dict[str, Any]) -> Env:
 ENVS: dict[str, tuple[Callable[..., Env], str]] = {
     "sort": (_sort, "sort `low` to `high` numbers below `below`"),
     "sums": (_sums, "add up `low` to `high` numbers from 1 to `largest`; `worked`: share of solutions with steps"),
+    "shop": (_shop, "what `low` to `high` items cost: tools to look up and calculate, in at most `turns` turns; --max-tokens 128"),
 }
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ownship.engine.request import Sampling
-from ownship.gateway import toolcalls
 from ownship.gateway.engine_process import Job, Piece, Spec
 from ownship.gateway.render import THINK, THOUGHT
 from ownship.gateway.types import (
@@ -26,6 +25,7 @@ from ownship.gateway.types import (
     TokenScore,
     ToolDelta,
 )
+from ownship.model import toolcalls
 from ownship.model.tokenizer import Tokenizer
 
 Phase = Literal["reasoning", "text", "calls", "either"]  # either: an answer in a format, or calls

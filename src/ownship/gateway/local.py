@@ -9,11 +9,12 @@ from typing import Any
 
 from ownship.engine.request import Sampling
 from ownship.errors import UserError
-from ownship.gateway import toolcalls
 from ownship.gateway.choice import Choice, Phase, Plan
 from ownship.gateway.engine_process import EngineProcess, Info, Spec, within
 from ownship.gateway.render import Renderer, offered, size, thinking
+from ownship.gateway.toolcalls import parameters, spec
 from ownship.gateway.types import Event, NamedTool, PromptScores, Request, Started, TokenScore, Usage, Used, invalid
+from ownship.model import toolcalls
 from ownship.model.tokenizer import Tokenizer
 
 _SHORT = 20_000  # characters that are made into tokens at once, in a few milliseconds; more in a thread
@@ -147,14 +148,14 @@ class Local:
             return format, None
         forced, schemas = request.tool_choice != "auto", dict[str, dict[str, Any]]()
         for tool in tools:
-            schemas[tool.name] = toolcalls.parameters(tool)
+            schemas[tool.name] = parameters(tool)
             reason = await self.engine.compile(("json_schema", _json(schemas[tool.name], "tools")))
             if reason is not None and (tool.strict or forced):
                 raise invalid(f"tool {tool.name!r}: {reason}", "tools", "unsupported_schema")
             if reason is not None:  # nothing was promised about its arguments but that they are an object
                 schemas[tool.name] = {"type": "object"}
         parallel = request.parallel_tools and not isinstance(request.tool_choice, NamedTool)
-        calls = toolcalls.spec(schemas, parallel, None if forced else request.format)
+        calls = spec(schemas, parallel, None if forced else request.format)
         if (reason := await self.engine.compile(calls)) is not None:
             raise invalid(reason, "tools", "unsupported_schema")
         return format, calls

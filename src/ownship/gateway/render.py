@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +22,6 @@ class Renderer:
         self.tokenizer, self.chat = tokenizer, Chat(tokenizer)
         template = tokenizer.chat_template or ""
         self.thinks = THINK in template or THOUGHT in template
-        self._tools = toolcalls.OPEN in template and self.chat.takes("tools")
         self._switch = self.chat.takes("enable_thinking")
 
     def prompt(self, request: Request) -> list[int]:
@@ -32,14 +30,9 @@ class Renderer:
             return self.tokenizer.encode_raw(request.prompt) if isinstance(request.prompt, str) else [*request.prompt]
         messages = request.messages[:-1] if request.prefill else request.messages
         variables: dict[str, Any] = {"enable_thinking": thinking(request, self.thinks)} if self._switch else {}
-        tools = offered(request)
+        turns = [_turn(message) for each in messages for message in _single(each)]
         try:
-            if self._tools:
-                if tools:
-                    variables["tools"] = [*map(toolcalls.wire, tools)]
-                ids = self.chat.prompt([_turn(message) for each in messages for message in _single(each)], **variables)
-            else:
-                ids = self.chat.prompt(_plain(messages, tools), **variables)
+            ids = self.chat.prompt(turns, [*map(toolcalls.wire, offered(request))], **variables)
         except UserError as error:
             raise invalid(str(error), "messages") from None
         ids = self._open(ids, request)
@@ -106,51 +99,14 @@ def _single(message: Message) -> list[Message]:
 
 
 def _turn(message: Message) -> Turn:
-    """For a template that knows tools."""
+    """In the shape of chat templates."""
     turn: Turn = {"role": message.role, "content": _text(message.parts)}
     if message.name is not None:
         turn["name"] = message.name
     if reasoning := "".join(part.text for part in message.parts if isinstance(part, Reasoning)):
         turn["reasoning"] = reasoning
     if calls := [part for part in message.parts if isinstance(part, ToolCall)]:
-        turn["tool_calls"] = [{"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _object(call)}}
-                              for call in calls]
+        turn["tool_calls"] = toolcalls.made(calls)
     if message.role == "tool" and isinstance(result := message.parts[0], ToolResult):
         turn["tool_call_id"] = result.call
     return turn
-
-
-def _object(call: ToolCall) -> Any:
-    """Arguments as templates expect them: an object, which they write as JSON; text as it is where it is none."""
-    try:
-        return json.loads(call.arguments or "{}")
-    except ValueError:
-        return call.arguments
-
-
-def _plain(messages: Sequence[Message], tools: Sequence[Tool]) -> list[Turn]:
-    """For a template that knows nothing of tools: they stand in the system message, calls and results in the turns' text."""
-    turns: list[Turn] = []
-    for message in messages:
-        if message.role == "tool":
-            text = "\n".join(f"<tool_response>\n{_text((part,))}\n</tool_response>" for part in message.parts)
-            if turns and turns[-1]["role"] == "user":
-                turns[-1]["content"] += "\n" + text
-            else:
-                turns.append({"role": "user", "content": text})
-            continue
-        turn = _turn(message)
-        if turn.pop("tool_calls", None):
-            calls = toolcalls.write([part for part in message.parts if isinstance(part, ToolCall)])
-            turn["content"] = f"{turn['content']}\n{calls}" if turn["content"] else calls
-        if message.role == "user" and turns and turns[-1]["role"] == "user" and turns[-1]["content"].endswith("</tool_response>"):
-            turns[-1]["content"] += "\n\n" + turn["content"]  # many templates want the roles to alternate
-        else:
-            turns.append(turn)
-    if tools:
-        described = toolcalls.describe(tools)
-        if turns and turns[0]["role"] == "system":
-            turns[0]["content"] += "\n\n" + described
-        else:
-            turns.insert(0, {"role": "system", "content": described})
-    return turns

@@ -2,19 +2,24 @@
 
     {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": [{"type": "text", "text": "…"}]}]}
     {"conversations": [{"from": "human", "value": "…"}, {"from": "gpt", "value": "…"}], "system": "…"}
+
+Either may define `tools` in OpenAI's shape. The model is shown them, learns to call them, and only reads their results (turns of
+role "tool"). Calls stand in an assistant's `tool_calls`, or in its text as model/toolcalls.py writes them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import reprlib
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from ownship.learn.lines import BadLine
 from ownship.learn.sample import Sample, supervised
+from ownship.model import toolcalls
 from ownship.model.chat import Chat, Message
 
 WANTED = '{"messages": [{"role": …, "content": …}, …]} or {"conversations": [{"from": …, "value": …}, …]}'
@@ -22,7 +27,7 @@ WANTED = '{"messages": [{"role": …, "content": …}, …]} or {"conversations"
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 _SPEAKERS = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant",
              "model": "assistant", "assistant": "assistant", "tool": "tool", "observation": "tool"}
-_KEPT = ("reasoning", "name", "tool_calls", "tool_call_id")
+_KEPT = ("reasoning", "name", "tool_call_id")
 
 
 @dataclass(frozen=True)
@@ -46,15 +51,12 @@ def example(value: dict[str, Any], chat: Chat, longest: int) -> Example:
     messages, weights = conversation(value)
     if not any(message["role"] == "assistant" for message in messages):
         raise BadLine("no assistant turn to learn")
-    check(messages, chat)
-    ids, mask = chat.render(messages)
+    ids, mask = chat.render(messages, tools(value))
     return cut(ids, _weighted(mask, weights), longest)
 
 
 def conversation(value: dict[str, Any]) -> tuple[list[Message], list[int]]:
     """A line's object → its messages, and the weight of each assistant turn (OpenAI's `weight`: 1, or 0 to only read it)."""
-    if value.get("tools") or value.get("functions"):
-        raise BadLine("it defines tools, which cannot be shown to the model yet")
     if "messages" in value:
         said = messages(value["messages"])
         turns = [raw.get("weight", 1) for raw in value["messages"] if raw["role"] == "assistant"]
@@ -69,12 +71,30 @@ def conversation(value: dict[str, Any]) -> tuple[list[Message], list[int]]:
     return said, [1] * sum(message["role"] == "assistant" for message in said)
 
 
+def tools(value: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The tools that a line's object defines, in OpenAI's shape. Raises BadLine."""
+    if value.get("functions"):
+        raise BadLine('it defines "functions", OpenAI\'s former shape: write them as "tools"')
+    raw = value.get("tools") or []
+    if not isinstance(raw, list):
+        raise BadLine(f"the tools are not a list but a {type(raw).__name__}")
+    for number, tool in enumerate(raw, 1):
+        function = tool.get("function") if isinstance(tool, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not toolcalls.shallow(function):
+            raise BadLine(f'tool {number} is not {{"type": "function", "function": {{"name": …, "parameters": …}}}}')
+    return raw
+
+
 def messages(raw: object) -> list[Message]:
     """A list in OpenAI's shape → messages whose content is plain text. Raises BadLine."""
     said: list[Message] = []
     for number, item in enumerate(_list(raw), 1):
         role = _role(item, "role", _ROLES, number)
         kept = {name: item[name] for name in _KEPT if item.get(name)}
+        if item.get("tool_calls"):
+            if role != "assistant":
+                raise BadLine(f"message {number} calls tools and is not the assistant's")
+            kept["tool_calls"] = _calls(item["tool_calls"], number)
         content = item.get("content")
         if content is None and "tool_calls" not in kept:
             raise BadLine(f"message {number} has no content")
@@ -91,8 +111,26 @@ def _shared(raw: object) -> list[Message]:
         role, text = _role(item, "from", _SPEAKERS, number), _text(item.get("value"))
         if role == "assistant" and not text.strip():
             raise BadLine(f"message {number}, the assistant's, is empty")
-        said.append({"role": role, "content": text})
+        said.append({"role": role, "content": toolcalls.unwrapped(text) if role == "tool" else text})
     return said
+
+
+def _calls(raw: object, number: int) -> list[dict[str, Any]]:
+    """Calls whose arguments are one JSON object, written without spaces. Raises BadLine."""
+    calls = []
+    for place, item in enumerate(raw if isinstance(raw, list) else [None], 1):
+        function = item.get("function") if isinstance(item, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise BadLine(f'message {number}: call {place} is not {{"function": {{"name": …, "arguments": …}}}}')
+        arguments = function.get("arguments") or {}
+        try:
+            value = json.loads(arguments) if isinstance(arguments, str) else arguments
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict) or not toolcalls.shallow(value):
+            raise BadLine(f"message {number}: the arguments of call {place} are no JSON object")
+        calls.append({**item, "type": "function", "function": {"name": function["name"], "arguments": toolcalls.compact(value)}})
+    return calls
 
 
 def _list(raw: object) -> list[Any]:
@@ -124,12 +162,6 @@ def _text(content: object) -> str:
             raise BadLine(f"a part of a message's content is not text but {reprlib.repr(kind)}")
         parts.append(part["text"])
     return "".join(parts)
-
-
-def check(messages: Sequence[Message], chat: Chat) -> None:
-    """Raises BadLine for tool calls that the chat template would leave out without a word."""
-    if any("tool_calls" in message for message in messages) and "tool_calls" not in (chat.tokenizer.chat_template or ""):
-        raise BadLine("the assistant calls tools, for which the model's chat template has no form")
 
 
 def cut(ids: Sequence[int], mask: Sequence[bool], longest: int) -> Example:

@@ -5,6 +5,8 @@
     {"chosen": [messages], "rejected": [messages]}                          whole conversations: the prompt is how both begin
     {"prompt": "text", "chosen": "text", "rejected": "text"}                plain text that goes on (TRL's standard form)
     {"chosen": "text", "rejected": "text"}                                  the same with the prompt in both
+
+A conversation may define `tools`, as in learn/chats.py.
 """
 
 from __future__ import annotations
@@ -23,11 +25,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ownship.learn import distributed
-from ownship.learn.chats import Example, check, cut, digest, messages
+from ownship.learn.chats import Example, cut, digest, messages, tools
 from ownship.learn.evaluate import scored
 from ownship.learn.lines import BadLine
 from ownship.learn.sample import Sample
-from ownship.model.chat import Chat, Message
+from ownship.model.chat import Chat, Message, Tools
 from ownship.model.llama import Llama
 
 WANTED = '{"prompt": …, "chosen": …, "rejected": …}'
@@ -68,9 +70,11 @@ def pair(value: dict[str, Any], chat: Chat, longest: int) -> Pair:
     if chosen == rejected:
         raise BadLine("the chosen and the rejected reply are the same")
     if isinstance(chosen, str) and isinstance(rejected, str) and not isinstance(prompt, list):
+        if value.get("tools"):
+            raise BadLine("tools are for conversations, not for plain text")
         context, parts = _plain(prompt, chosen, rejected, chat)
     else:
-        context, parts = _conversations(prompt, chosen, rejected, chat)
+        context, parts = _conversations(prompt, chosen, rejected, chat, tools(value))
     made = [cut(context + ids, [False] * len(context) + mask, longest) for ids, mask in parts]
     if made[0] == made[1]:
         raise BadLine("the chosen and the rejected reply are the same")
@@ -92,7 +96,7 @@ def _plain(prompt: object, chosen: str, rejected: str, chat: Chat) -> tuple[list
     return encode(prompt), [(ids, [True] * len(ids)) for ids in replies]
 
 
-def _conversations(prompt: object, chosen: object, rejected: object, chat: Chat) -> tuple[list[int], list[_Reply]]:
+def _conversations(prompt: object, chosen: object, rejected: object, chat: Chat, tools: Tools) -> tuple[list[int], list[_Reply]]:
     first, second = _reply(chosen), _reply(rejected)
     if isinstance(prompt, list):
         before = messages(prompt)
@@ -109,12 +113,11 @@ def _conversations(prompt: object, chosen: object, rejected: object, chat: Chat)
                 raise BadLine("the prompt is not what the two conversations have in common")
     if not before:
         raise BadLine("the prompt is empty")
-    context, parts = chat.prompt(before), []
+    context, parts = chat.prompt(before, tools), []
     for reply in (first, second):
         if not any(message["role"] == "assistant" for message in reply):
             raise BadLine("a reply has no assistant turn to learn")
-        check([*before, *reply], chat)
-        ids, mask = chat.render([*before, *reply])
+        ids, mask = chat.render([*before, *reply], tools)
         if ids[: len(context)] != context:
             raise BadLine("the chat template shows the prompt differently once a reply follows")
         parts.append((ids[len(context) :], mask[len(context) :]))

@@ -74,6 +74,11 @@ class Remote:
 
     # Drawing
 
+    @property
+    def capacity(self) -> int:
+        """The most tokens, of prompt and reply together, that the model can read; a server with less room says so itself."""
+        return self.model.config.max_position_embeddings
+
     def generate(self, requests: Sequence[Request], progress: Callable[[int], None] | None = None) -> list[Completion]:
         """Completes the requests side by side, in the order given. `progress` is told the tokens of each that was finished, and 0
         several times a second; if it raises, what was running is cancelled."""

@@ -1,7 +1,8 @@
 """Episodes: tasks go to the sampler, what comes back is scored, and becomes training samples.
 
 The token ids that the sampler emitted are the ones trained on. Over several turns the stream is only ever extended: by
-what the model said (weight 1) and by what the environment answered (weight 0). Nothing is tokenised twice.
+what the model said (weight 1) and by what the environment answered (weight 0), results of tools included. Nothing is tokenised
+twice: what the model said is read (where a task has tools, into their calls), and never written again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ownship.envs.env import Env, Task
 from ownship.envs.rubric import Score
 from ownship.learn.advantage import Floats, Weighting, overlong_penalty, token_weight
 from ownship.learn.sample import Sample
+from ownship.model import toolcalls
 from ownship.model.chat import Chat, Message
 from ownship.model.tokenizer import Tokenizer
 
@@ -27,6 +29,10 @@ class Sampler(Protocol):
 
     tokenizer: Tokenizer
     fingerprint: str
+
+    @property
+    def capacity(self) -> int:
+        """The most tokens, of prompt and reply together, that a request may have."""
 
     def generate(self, requests: Sequence[Request], progress: Callable[[int], None] | None = None) -> list[Completion]: ...
 
@@ -65,6 +71,8 @@ class Rollout:
         a part of a character, which then stands with the next), and their log-probabilities, null where they were not drawn."""
         record = {"seed": self.task.seed, "messages": self.messages, "answer": self.task.answer, "reward": self.score.reward,
                   "parts": self.score.parts, "finish": self.finish, "fingerprint": self.fingerprint}
+        if self.task.tools:
+            record["tools"] = self.task.tools
         if tokenizer is not None:
             stream, rest = tokenizer.stream(), slice(self.prompt, None)
             record["tokens"] = [stream.push(token) for token in self.tokens[rest]]
@@ -82,17 +90,18 @@ def play(sampler: Sampler, env: Env, tasks: Sequence[Task], sampling: Sampling, 
          progress: Callable[[int], None] | None = None, first: int = 0) -> list[Rollout]:
     """Plays each task to its end, all side by side, and scores it.
 
-    `sampling.max_tokens` bounds one turn. Every draw follows from `seed`, the turn and the task's place: `first` is that of the
-    first of them, which may be a stretch of many (learn/distributed.py).
+    `sampling.max_tokens` bounds one turn, and an episode that fills the model's context is truncated. Every draw follows from
+    `seed`, the turn and the task's place: `first` is that of the first of them, which may be a stretch of many
+    (learn/distributed.py).
     """
     chat = Chat(sampler.tokenizer)
     rollouts = []
     for task in tasks:
-        prompt = chat.prompt(task.messages)
+        prompt = chat.prompt(task.messages, task.tools)
         rollouts.append(Rollout(task, list(task.messages), prompt, len(prompt), [False] * len(prompt), [0.0] * len(prompt)))
     active, turn = list(range(len(rollouts))), 0
     while active:
-        requests = [Request(list(rollouts[index].tokens), replace(sampling, seed=_seed(seed, first + index, turn)))
+        requests = [_request(rollouts[index], sampling, _seed(seed, first + index, turn), sampler.capacity if turn else None)
                     for index in active]
         going_on = []
         for index, completion in zip(active, sampler.generate(requests, progress), strict=True):
@@ -102,10 +111,14 @@ def play(sampler: Sampler, env: Env, tasks: Sequence[Task], sampling: Sampling, 
             rollout.logprobs += completion.logprobs
             rollout.fingerprint, rollout.finish = completion.fingerprint, completion.finish
             rollout.last = len(completion.tokens)
-            rollout.messages.append({"role": "assistant", "content": completion.text})
+            said: Message = {"role": "assistant", "content": completion.text}
+            rollout.messages.append(toolcalls.message(completion.text) if rollout.task.tools else said)
             answer = [] if completion.finish == "length" else env.reply(rollout.task, rollout.messages)
             if answer:
-                between = chat.between(rollout.messages, answer)
+                between = chat.between(rollout.messages, answer, rollout.task.tools)
+                if len(rollout.tokens) + len(between) >= sampler.capacity:
+                    rollout.finish = "length"
+                    continue
                 rollout.messages += answer
                 rollout.tokens += between
                 rollout.drawn += [False] * len(between)
@@ -115,6 +128,12 @@ def play(sampler: Sampler, env: Env, tasks: Sequence[Task], sampling: Sampling, 
     for rollout in rollouts:
         rollout.score = env.rubric.score(rollout.task, rollout.messages)
     return rollouts
+
+
+def _request(rollout: Rollout, sampling: Sampling, seed: int, capacity: int | None) -> Request:
+    """The next turn; with `capacity`, no longer than there is room for."""
+    longest = sampling.max_tokens if capacity is None else min(sampling.max_tokens, capacity - len(rollout.tokens))
+    return Request(list(rollout.tokens), replace(sampling, seed=seed, max_tokens=longest))
 
 
 OVERLONG = {"mask": "do not train on a truncated reply", "penalty": "take from the reward as a turn comes near its bound (DAPO)",

@@ -1,7 +1,8 @@
 """Messages → token ids, and which of them are the assistant's own (the loss mask).
 
 Templates are Jinja from model files, so they run in a sandbox. What people write cannot become a special token: special
-tokens written out in a message are broken up before rendering and restored, as plain text, before encoding.
+tokens written out in a message are broken up before rendering and restored, as plain text, before encoding. Tools, and calls of
+them, are shown as the template knows to, or as model/toolcalls.py writes them.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ import jinja2.meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ownship.errors import UserError
+from ownship.model import toolcalls
 from ownship.model.tokenizer import Tokenizer
 
 _EXTENSIONS = ["jinja2.ext.loopcontrols"]
+
+Tools = Sequence[Mapping[str, Any]]  # in OpenAI's shape: {"type": "function", "function": {"name": …, "parameters": {…}}}
 
 
 class _Required(TypedDict):
@@ -28,7 +32,8 @@ class _Required(TypedDict):
 
 
 class Message(_Required, total=False):
-    """One turn of a conversation, in OpenAI's shape."""
+    """One turn of a conversation, in OpenAI's shape. Calls of tools stand in `tool_calls` of an assistant's turn, each result in a
+    turn of role "tool"."""
 
     reasoning: str
     name: str
@@ -48,7 +53,7 @@ class Chat:
             raise UserError("the model has no chat template: it is a base model, or chat_template.jinja was left out")
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=_EXTENSIONS)
         environment.globals["raise_exception"] = _refuse
-        environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+        environment.filters["tojson"] = _tojson
         try:
             return environment.from_string(self.tokenizer.chat_template)
         except jinja2.TemplateSyntaxError as error:
@@ -59,24 +64,30 @@ class Chat:
         return variable in jinja2.meta.find_undeclared_variables(jinja2.Environment(extensions=_EXTENSIONS).parse(
             self.tokenizer.chat_template or ""))
 
-    def text(self, messages: Sequence[Message], reply: bool = False) -> str:
+    @cached_property
+    def knows_tools(self) -> bool:
+        """Whether the template shows tools and their calls itself, in the form in which calls are read."""
+        return toolcalls.OPEN in (self.tokenizer.chat_template or "") and self.takes("tools")
+
+    def text(self, messages: Sequence[Message], reply: bool = False, tools: Tools = ()) -> str:
         """The rendered conversation; with `reply` it ends where the assistant is to speak."""
-        marker = _unused_character(messages, self.tokenizer.chat_template or "")
-        return self._render(messages, reply, marker).replace(marker, "")
+        marker = self._marker(messages, tools)
+        return self._render(messages, tools, reply, marker).replace(marker, "")
 
-    def prompt(self, messages: Sequence[Message], **variables: Any) -> list[int]:
-        """Token ids up to and including the opening of the assistant's reply; `variables` are for the template."""
-        marker = _unused_character([*messages, variables], self.tokenizer.chat_template or "")
-        return self._encode(self._render(messages, True, marker, variables), marker)
+    def prompt(self, messages: Sequence[Message], tools: Tools = (), **variables: Any) -> list[int]:
+        """Token ids up to and including the opening of the assistant's reply, which may call the `tools`; `variables` are for the
+        template."""
+        marker = self._marker(messages, tools, variables)
+        return self._encode(self._render(messages, tools, True, marker, variables), marker)
 
-    def render(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
+    def render(self, messages: Sequence[Message], tools: Tools = ()) -> tuple[list[int], list[bool]]:
         """Token ids of a whole conversation and, for each, whether the assistant has to produce it.
 
-        The targets are the assistant's turns, each with its stop token; the ids are those that the assistant would have
-        seen and emitted turn by turn, so that training and sampling agree. Raises UserError if the template rewrites
-        earlier turns, or never closes a turn with a stop token.
+        The targets are the assistant's turns, calls of tools included, each with its stop token; the ids are those that the
+        assistant would have seen and emitted turn by turn, so that training and sampling agree. Raises UserError if the template
+        rewrites earlier turns, or never closes a turn with a stop token.
         """
-        marker = _unused_character(messages, self.tokenizer.chat_template or "")
+        marker = self._marker(messages, tools)
         ids: list[int] = []
         mask: list[bool] = []
         done = ""
@@ -89,8 +100,8 @@ class Chat:
         for index, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            opening = self._render(messages[:index], True, marker)
-            closed = self._render(messages[: index + 1], False, marker)
+            opening = self._render(messages[:index], tools, True, marker)
+            closed = self._render(messages[: index + 1], tools, False, marker)
             if not (opening.startswith(done) and closed.startswith(opening)):
                 raise UserError("the chat template rewrites earlier turns, so a conversation cannot be trained on as a whole:"
                                 " split it into one example per assistant turn")
@@ -98,15 +109,15 @@ class Chat:
             end = self._stop(closed, len(opening))
             extend(closed[len(opening) : end], True)
             done = closed[:end]
-        extend(self._render(messages, False, marker)[len(done) :], False)
+        extend(self._render(messages, tools, False, marker)[len(done) :], False)
         return ids, mask
 
-    def between(self, messages: Sequence[Message], answer: Sequence[Message]) -> list[int]:
+    def between(self, messages: Sequence[Message], answer: Sequence[Message], tools: Tools = ()) -> list[int]:
         """Token ids that lead from the stop token of the last assistant turn, over `answer`, to the next reply's opening."""
-        marker = _unused_character([*messages, *answer], self.tokenizer.chat_template or "")
-        opening = self._render(messages[:-1], True, marker)
-        closed = self._render(messages, False, marker)
-        whole = self._render([*messages, *answer], True, marker)
+        marker = self._marker([*messages, *answer], tools)
+        opening = self._render(messages[:-1], tools, True, marker)
+        closed = self._render(messages, tools, False, marker)
+        whole = self._render([*messages, *answer], tools, True, marker)
         end = self._stop(closed, len(opening))
         if not (closed.startswith(opening) and whole.startswith(closed[:end])):
             raise UserError("the chat template rewrites earlier turns: it cannot be used over several turns")
@@ -119,7 +130,12 @@ class Chat:
             raise UserError("the chat template does not end the assistant's turn with a stop token")
         return matches[-1]
 
-    def _render(self, messages: Sequence[Message], reply: bool, marker: str,
+    def _marker(self, messages: Sequence[Message], tools: Tools, variables: Mapping[str, Any] = MappingProxyType({})) -> str:
+        """A private-use character that occurs nowhere in what is rendered."""
+        said = [*messages, *map(_as_templates_say, messages), *tools, variables]
+        return _unused_character(json.dumps(said, ensure_ascii=False, default=dict) + (self.tokenizer.chat_template or ""))
+
+    def _render(self, messages: Sequence[Message], tools: Tools, reply: bool, marker: str,
                 variables: Mapping[str, Any] = MappingProxyType({})) -> str:
         def defuse(value: Any) -> Any:
             if isinstance(value, str):
@@ -128,12 +144,15 @@ class Chat:
                 return {defuse(key): defuse(item) for key, item in value.items()}
             return [defuse(item) for item in value] if isinstance(value, list) else value
 
+        if not self.knows_tools:
+            messages, tools = toolcalls.plain(messages, tools), ()
+        given = {**variables, "tools": [*tools]} if tools else dict(variables)
         try:
             return self._template.render(
                 messages=[defuse(_as_templates_say(message)) for message in messages], add_generation_prompt=reply,
-                eos_token=self.tokenizer.eos or "", bos_token="", **defuse(dict(variables)),
+                eos_token=self.tokenizer.eos or "", bos_token="", **defuse(given),
             )
-        except (jinja2.TemplateError, TypeError) as error:
+        except (jinja2.TemplateError, TypeError, RecursionError) as error:
             raise UserError(f"the chat template refuses these messages: {error}") from None
 
     def _encode(self, text: str, marker: str) -> list[int]:
@@ -150,17 +169,39 @@ class Chat:
 
 
 def _as_templates_say(message: Message) -> dict[str, Any]:
-    """Templates of reasoning models call it `reasoning_content`."""
-    return {**message, "reasoning_content": message["reasoning"]} if "reasoning" in message else dict(message)
+    """Templates of reasoning models call it `reasoning_content`; those that know tools write the arguments as JSON themselves."""
+    said: dict[str, Any] = dict(message)
+    if "reasoning" in message:
+        said["reasoning_content"] = message["reasoning"]
+    if "tool_calls" in message:
+        said["tool_calls"] = [{**call, "function": {**call["function"], "arguments": _object(call["function"].get("arguments"))}}
+                              for call in message["tool_calls"]]
+    return said
+
+
+def _object(arguments: Any) -> Any:
+    """A call's arguments as an object; text as it is where it is none."""
+    if not isinstance(arguments, str | None):
+        return arguments
+    try:
+        return json.loads(arguments or "{}")
+    except (ValueError, RecursionError):
+        return arguments
+
+
+def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: tuple[str, str] | None = None,
+            sort_keys: bool = False) -> str:
+    """As `transformers` gives it to templates."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _refuse(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
-def _unused_character(messages: Sequence[Mapping[str, Any]], template: str) -> str:
-    """A private-use character that occurs nowhere in the conversation."""
-    used = set(json.dumps(list(messages), ensure_ascii=False) + template)
+def _unused_character(text: str) -> str:
+    """A private-use character that does not occur in the text."""
+    used = set(text)
     for code in range(0xE000, 0xF900):
         if chr(code) not in used:
             return chr(code)

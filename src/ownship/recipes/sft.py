@@ -121,10 +121,10 @@ def _check(config: SFT) -> None:
 
 def _worked(spec: str, seed: int, chat: Chat, start: int) -> Iterator[Sample]:
     """An environment's worked solutions without end, from number `start` on."""
-    from ownship.envs.env import tasks
+    from ownship.envs.env import demonstration, tasks
     from ownship.envs.registry import make
     from ownship.learn.sample import supervised
 
     env = make(spec)
     for task in islice(tasks(env, "train", start=seed << 20), start, None):
-        yield supervised(*chat.render([*task.messages, {"role": "assistant", "content": env.solution(task)}]))
+        yield supervised(*chat.render(demonstration(env, task), task.tools))
