@@ -18,7 +18,7 @@ from ownship.envs.sort import Sort
 from ownship.envs.sums import Sums
 from ownship.errors import UserError
 
-SPECS = ["sort", "sums", "sums:worked=0", "gym/chain_sum", "gym/leg_counting", "gym/gcd"]
+SPECS = ["sort", "sums", "sums:worked=0", "gym/chain_sum", "gym/leg_counting", "gym/gcd", "shop"]
 
 
 def reward(env: Any, task: Task, text: str) -> float:

@@ -79,6 +79,30 @@ def test_tools_as_transformers_renders_them() -> None:
     assert rendered(HERMES, messages=talk, tools=(tool,), effort="none") == theirs
 
 
+@pytest.mark.parametrize("template", [CHATML, HERMES], ids=["described", "known"])
+def test_training_sees_what_serving_shows(template: str) -> None:
+    """The chat of a training file and the same conversation as a request: token for token the same prompt."""
+    from ownship.learn import chats
+    from ownship.model.chat import Chat
+
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    turns = [{"role": "user", "content": "Oslo?"},
+             {"role": "assistant", "content": "A moment.", "tool_calls": [
+                 {"id": str(number), "type": "function", "function": {"name": "weather", "arguments": {"city": city}}}
+                 for number, city in enumerate(("Oslo", "Rome"), 1)]},
+             {"role": "tool", "tool_call_id": "1", "content": "cold"}, {"role": "tool", "tool_call_id": "2", "content": "Error: gone"}]
+    calls = tuple(ToolCall(str(number), "weather", json.dumps({"city": city}, separators=(",", ":")))
+                  for number, city in enumerate(("Oslo", "Rome"), 1))
+    talk = (TALK[0], Message("assistant", (Text("A moment."), *calls)), TALK[2])
+    asked = {"messages": [*turns, {"role": "assistant", "content": "Cold."}], "tools": [wire(TOOL)]}
+    trained = Chat(tokenizer).render(chats.messages(asked["messages"]), chats.tools(asked))[0]
+    served = Renderer(tokenizer).prompt(Request("any", messages=talk, tools=(TOOL,), effort="none"))
+    if template == HERMES:  # which closes its reasoning at once
+        served = served[: -len(tokenizer.encode("<think>\n\n</think>\n\n"))]
+    assert trained[: len(served)] == served and served[-len("assistant\n") :] == tokenizer.encode("assistant\n")
+
+
 def test_which_tools_are_told_of() -> None:
     other = Tool("other")
     named = rendered(CHATML, messages=user("x"), tools=(TOOL, other), tool_choice=NamedTool("other"))

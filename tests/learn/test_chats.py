@@ -60,6 +60,37 @@ def test_the_assistants_turns_and_stop_tokens_are_learnt() -> None:
     assert (list(sample.tokens), [bool(weight) for weight in sample.weights]) == (list(found.tokens), [bool(m) for m in found.mask])
 
 
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {}}}}}]
+ASKED = [{"role": "user", "content": "Oslo?"},
+         {"role": "assistant", "content": None, "tool_calls": [
+             {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{ "city": "Oslo" }'}}]},
+         {"role": "tool", "tool_call_id": "1", "content": "cold"}, {"role": "assistant", "content": "Cold."}]
+
+
+def test_calls_are_learnt_and_results_only_read() -> None:
+    """With a template that knows nothing of tools; in tests/parity/test_tools.py with one that does."""
+    found = chats.example({"tools": TOOLS, "messages": ASKED}, Chat(byte_tokenizer()), 2000)
+    call = '<tool_call>{"name":"weather","arguments":{"city":"Oslo"}}</tool_call>'
+    assert learnt(found) == f"{call}<|im_end|>Cold.<|im_end|>"
+    whole = byte_tokenizer().decode([*found.tokens], skip_special=False)
+    assert whole.startswith("<|im_start|>system\n# Tools") and json.dumps(TOOLS[0]) in whole
+    assert "<|im_start|>user\n<tool_response>\ncold\n</tool_response><|im_end|>\n" in whole
+    weightless = [{**ASKED[1], "weight": 0} if message is ASKED[1] else message for message in ASKED]
+    assert learnt(chats.example({"tools": TOOLS, "messages": weightless}, Chat(byte_tokenizer()), 2000)) == "Cold.<|im_end|>"
+
+
+def test_calls_in_sharegpt() -> None:
+    """Data sets in this shape write calls and results in their tags."""
+    call = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
+    turns = [{"from": "human", "value": "Oslo?"}, {"from": "gpt", "value": call},
+             {"from": "tool", "value": "<tool_response>\ncold\n</tool_response>\n<tool_response>\nwet\n</tool_response>\n"},
+             {"from": "gpt", "value": "Cold."}]
+    found = chats.example({"tools": TOOLS, "conversations": turns}, Chat(byte_tokenizer()), 2000)
+    assert learnt(found) == f"{call}<|im_end|>Cold.<|im_end|>"
+    whole = byte_tokenizer().decode([*found.tokens], skip_special=False)
+    assert "user\n<tool_response>\ncold\n</tool_response>\n<tool_response>\nwet\n</tool_response><|im_end|>" in whole
+
+
 BAD = {
     b'{"messages": ': "not JSON",
     b"": "empty",
@@ -83,8 +114,16 @@ BAD = {
     b'{"messages": [{"role": "assistant", "content": "\xff"}]}': "not UTF-8 (byte 49)",
     b'{"messages": [{"role": "assistant", "content": "x", "weight": 2}]}': "weight",
     b'{"messages": [{"role": "assistant", "content": "x", "weight": 0}]}': "nothing to learn",
-    b'{"messages": [{"role": "assistant", "content": null, "tool_calls": [{"id": "1"}]}]}': "chat template has no form",
-    b'{"tools": [{"type": "function"}], "messages": [{"role": "assistant", "content": "x"}]}': "it defines tools",
+    b'{"messages": [{"role": "assistant", "content": null, "tool_calls": [{"id": "1"}]}]}': "message 1: call 1 is not",
+    b'{"messages": [{"role": "assistant", "tool_calls": "f"}]}': "message 1: call 1 is not",
+    b'{"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]}': "no JSON object",
+    b'{"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": [1]}}]}]}': "no JSON object",
+    b'{"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"a": ' + b"[" * 80 + b"]" * 80
+    + b"}}}]}]}": "no JSON object",
+    b'{"messages": [{"role": "user", "content": "x", "tool_calls": [{}]}]}': "calls tools and is not the assistant's",
+    b'{"tools": [{"type": "function"}], "messages": [{"role": "assistant", "content": "x"}]}': "tool 1 is not",
+    b'{"tools": "[]", "messages": [{"role": "assistant", "content": "x"}]}': "the tools are not a list but a str",
+    b'{"functions": [{"name": "f"}], "messages": [{"role": "assistant", "content": "x"}]}': "OpenAI's former shape",
     b"[" * 100_000: "nested too deeply",
     b'{"messages": ' + b"1" * 5000 + b"}": "too many digits",
     json.dumps({"messages": [{"role": "assistant", "content": "x" * 300}]}).encode(): "too long",

@@ -238,7 +238,7 @@ HEALTHY = {"flat_groups": 0.2, "solve_rate": 0.5, "truncated": 0.0, "stopped": 1
 
 @pytest.mark.parametrize(("ill", "word"), [
     ({"flat_groups": 1.0}, "flat"), ({"flat_groups": 0.9}, "flat"),
-    ({"truncated": 0.9}, "max_tokens"), ({"stopped": 0.0}, "stop token"),
+    ({"truncated": 0.9}, "max_tokens"), ({"trained_tokens": 0.0}, "nothing was trained on"), ({"stopped": 0.0}, "stop token"),
     ({"mismatch": 0.5}, "disagree"), ({"mismatch": 0.06}, "grows"), ({"same_weights": 0.0}, "fingerprints"),
     ({"effective_samples": 0.3}, "worth 30%"), ({"clipped": 0.4}, "40% of the tokens are clipped"),
     ({"left_out": 0.4}, "leaves out 40%"), ({"entropy": 0.01}, "entropy"), ({"weights_changed": 0.0}, "did not change")])

@@ -47,7 +47,8 @@ def call(name: str, **arguments: str) -> dict[str, Any]:
 def results(tools: Sequence[Tool], task: Task, messages: Sequence[Message], turns: int) -> list[Message]:
     """What comes back for the calls of the last turn: a message for each, or one that says why they cannot be read.
 
-    Empty, which ends the episode, if the turn calls nothing, or if `turns` turns before it did.
+    Empty, which ends the episode, if the turn calls nothing, or if `turns` turns before it did. Results are data: only what the
+    model said is searched for calls, and a chat template cannot take a result for anything but text.
     """
     try:
         said = messages[-1]

@@ -16,6 +16,8 @@ def diagnose(now: Mapping[str, float], history: Sequence[Mapping[str, float]]) -
         warnings.append(f"{now['flat_groups']:.0%} of the groups are flat: most of the sampling teaches nothing")
     if now["truncated"] > 0.5:
         warnings.append(f"{now['truncated']:.0%} of the replies hit the token limit: raise max_tokens")
+    if now.get("trained_tokens") == 0.0 and now["flat_groups"] < 1.0:
+        warnings.append("nothing was trained on: each group is flat, or all its replies hit the token limit; raise max_tokens")
     if now["stopped"] == 0.0:
         warnings.append("the stop token was never sampled: the model does not know how to end a turn")
     if now.get("same_weights") == 0.0:
