@@ -91,7 +91,8 @@ def test_training_sees_what_serving_shows(template: str) -> None:
              {"role": "assistant", "content": "A moment.", "tool_calls": [
                  {"id": str(number), "type": "function", "function": {"name": "weather", "arguments": {"city": city}}}
                  for number, city in enumerate(("Oslo", "Rome"), 1)]},
-             {"role": "tool", "tool_call_id": "1", "content": "cold"}, {"role": "tool", "tool_call_id": "2", "content": "Error: gone"}]
+             {"role": "tool", "tool_call_id": "1", "content": "cold"},
+             {"role": "tool", "tool_call_id": "2", "content": "Error: gone"}]
     calls = tuple(ToolCall(str(number), "weather", json.dumps({"city": city}, separators=(",", ":")))
                   for number, city in enumerate(("Oslo", "Rome"), 1))
     talk = (TALK[0], Message("assistant", (Text("A moment."), *calls)), TALK[2])

@@ -1,13 +1,16 @@
 """The recipe with each algorithm, on the tiny network: what a step does, and what a wrong name says."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ownship import cli
+from ownship.engine.engine import Engine
 from ownship.errors import UserError
+from ownship.learn import rollout
 from ownship.learn.algorithm import ALGORITHMS
 from ownship.recipes import rl
 from ownship.recipes.settings import OptimSettings
@@ -51,6 +54,35 @@ def test_the_reference_of_a_continued_run_is_where_it_began(pupil: Path, tmp_pat
     calm = trained(pupil, tmp_path / "calm", kl=0.1, epochs=2, steps=4, algorithm="gspo")
     trained(pupil, tmp_path / "again", kl=0.1, epochs=2, steps=2, algorithm="gspo")
     assert trained(pupil, tmp_path / "again", kl=0.1, epochs=2, steps=4, algorithm="gspo") == calm
+
+
+def told(pupil: Path, out: Path, **settings: Any) -> str:
+    """What the doctor says of the last of a few steps."""
+    return "\n".join(trained(pupil, out, **settings)[-1]["doctor"])
+
+
+def test_the_doctor_in_a_run(pupil: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each illness brought about in a run, not in a table of numbers (test_learn.py has that)."""
+    assert "did not change" in told(pupil, tmp_path / "lazy", steps=1, optim=OptimSettings(lr=0.0, warmup=1))
+    said = told(pupil, tmp_path / "short", max_tokens=1)
+    assert "hit the token limit" in said and "never sampled" in said and "every group is flat" in said
+
+    play, gap = rollout.play, iter([0.001, 0.05, 0.3])
+
+    def astray(*args: Any, **kwargs: Any) -> list[rollout.Rollout]:
+        found, off = play(*args, **kwargs), next(gap)
+        return [replace(item, logprobs=[value - off * drawn for value, drawn in zip(item.logprobs, item.drawn, strict=True)])
+                for item in found]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rollout, "play", astray)
+        steps = trained(pupil, tmp_path / "astray", steps=3, refill=0.0, optim=OptimSettings(lr=1e-6, warmup=1))
+    assert steps[0]["doctor"] == [] and "mismatch of sampler and learner grows" in steps[1]["doctor"][0]
+    assert "sampler and learner disagree" in steps[2]["doctor"][0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "weights_changed", lambda self: self.fingerprint)
+        assert "fingerprints differ" in told(pupil, tmp_path / "stale", steps=1)
 
 
 @pytest.mark.parametrize("setting", ["algorithm", "advantage", "correction", "overlong"])
