@@ -56,12 +56,13 @@ template <int R, int V> static inline void deliver(const v16 (&sums)[R][V], int 
 }
 
 template <int R, int V>
-static void product_f32(const float* a, int lda, const float* b, size_t step, int k, int first, float* c) {
+static void product_f32(const float* a, int lda, const float* b, size_t step, int k, int first, bool ask, float* c) {
     v16 sums[R][V] = {};
     b += first * 16;
     for (int begin = 0; begin < k; begin += GROUP) {  // sums of sums: a tenth of the rounding error of one long sum
         v16 part[R][V] = {};
         for (int i = begin; i < k && i < begin + GROUP; i++) {
+            if (!WIDE && ask) for (int u = 0; u < V; u += 2) ahead(b + (u / 2) * step + i * UNIT + AHEAD / 4, UNIT * 4);
             v16 w[V];
             for (int v = 0; v < V; v++) w[v] = load<v16>(b + (v / 2) * step + i * UNIT + v % 2 * 16);
             for (int m = 0; m < R; m++) {
@@ -211,22 +212,19 @@ static void product_amx_int8(const int8_t* a, const float* scale, int lda, const
 #endif
 
 template <int R, int V>
-static void product_bf16(const float* a, int lda, const uint16_t* b, size_t step, int k, int first, float* c) {  // without AMX
+static void product_bf16(const float* a, int lda, const uint16_t* b, size_t step, int k, int first, bool ask, float* c) {  // without AMX
     v16 sums[R][V] = {};
-    for (int i = 0; i < up(k, 32); i += 2) {
-        v16 even[V], odd[V];
-        for (int v = 0; v < V; v++) {
-            // pair p of a tile: 16 columns of (even, odd)
-            u16v both = load<u16v>(b + v / 2 * step + (i / 32) * 1024 + (first + v % 2) * 512 + (i % 32) / 2 * 32);
-            even[v] = as_floats(both << 16);
-            odd[v] = as_floats(both & 0xffff0000u);
+    b += first * 512;
+    for (int begin = 0; begin < k; begin += 32, a += 32, b += 1024)
+        for (int i = 0; i < 32; i += 2) {  // a pair: 16 columns of (even, odd)
+            if (!WIDE && ask) for (int v = 0; v < std::max(V, 2); v++) ahead(b + v / 2 * step + v % 2 * 512 + i * 16 + AHEAD / 2, 64);
+            auto pair = [&](int v) { return load<u16v>(b + v / 2 * step + v % 2 * 512 + i * 16); };
+            v16 w[V];
+            for (int v = 0; v < V; v++) w[v] = as_floats(pair(v) << 16);
+            for (int m = 0; m < R; m++) for (int v = 0; v < V; v++) sums[m][v] += a[size_t(m) * lda + i] * w[v];
+            for (int v = 0; v < V; v++) w[v] = as_floats(pair(v) & 0xffff0000u);
+            for (int m = 0; m < R; m++) for (int v = 0; v < V; v++) sums[m][v] += a[size_t(m) * lda + i + 1] * w[v];
         }
-        for (int m = 0; m < R; m++) {
-            float x = a[size_t(m) * lda + i], y = a[size_t(m) * lda + i + 1];
-            for (int v = 0; v < V; v++) sums[m][v] += x * even[v];
-            for (int v = 0; v < V; v++) sums[m][v] += y * odd[v];
-        }
-    }
     deliver(sums, first, c);
 }
 
@@ -278,9 +276,9 @@ static void multiply(Format format, const Rows& a, int M, const Matrix& w, Share
         const char* b = data + u * bytes;
         for (int first = 0; first < 2; first += V)
             if (format == F32)
-                product_f32<R, V>((const float*)a.data + size_t(m0) * a.ld, a.ld, (const float*)b, bytes / 4, w.k, first, c);
+                product_f32<R, V>((const float*)a.data + size_t(m0) * a.ld, a.ld, (const float*)b, bytes / 4, w.k, first, m0 == 0 && first == 0, c);
             else if (format == BF16)
-                product_bf16<R, V>((const float*)a.data + size_t(m0) * a.ld, a.ld, (const uint16_t*)b, bytes / 2, w.k, first, c);
+                product_bf16<R, V>((const float*)a.data + size_t(m0) * a.ld, a.ld, (const uint16_t*)b, bytes / 2, w.k, first, m0 == 0 && first == 0, c);
             else
                 product_int8<R, V>((const int16_t*)a.data + size_t(m0) * a.ld, a.scales + size_t(m0) * (a.ld / GROUP), a.ld,
                                    (const int8_t*)b, w.scales + size_t(u) * (up(w.k, GROUP) / GROUP) * UNIT, bytes, w.k, first, c);
