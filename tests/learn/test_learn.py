@@ -144,6 +144,21 @@ def test_the_learner_refuses_what_other_weights_drew() -> None:
     assert learner.updates == 2
 
 
+def test_a_second_learner_of_the_same_network_learns_as_the_first() -> None:
+    """What one learner does with bf16 gradients ends with its update: the network may have another learner later."""
+    sample = Sample([1, 2, 3, 4, 5], 3, [0.0] * 3 + [1.0] * 2, [0.0] * 5, [0.0] * 3 + [1.0] * 2)
+    model = tiny_model()[0].bfloat16()
+    first = Learner(model, Optim(lr=0.0))
+    first.update([sample], PolicyGradient())
+    before = {name: master.grad.clone() for name, master in first.params.items() if master.grad is not None}
+    second = Learner(model, Optim(lr=1e-2, warmup=1))
+    second.update([sample], PolicyGradient())
+    assert before and all(torch.equal(first.params[name].grad, grad) for name, grad in before.items())  # type: ignore[arg-type]
+    fresh = Learner(tiny_model()[0].bfloat16(), Optim(lr=1e-2, warmup=1))
+    fresh.update([sample], PolicyGradient())
+    assert second.fingerprint == fresh.fingerprint != first.fingerprint
+
+
 def test_learner_fits_and_the_engine_sees_it() -> None:
     model, tokenizer = tiny_model()
     model = model.bfloat16()

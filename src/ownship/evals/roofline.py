@@ -14,6 +14,8 @@ from functools import partial
 
 import torch
 
+from ownship.model.ops import product
+
 _WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
@@ -33,17 +35,20 @@ class Network:
 def measure(seconds: float = 1.0) -> dict[str, float]:
     """Rates that all threads of torch reach together; each the best of the repetitions that fit into `seconds`.
 
-    `bfloat16_gflops`, `float32_gflops`: a product of two square matrices of 2048 to 4096.
+    `bfloat16_gflops`, `float32_gflops`: a product, as the network makes them, of two square matrices of 1024 to 4096: the larger
+    ones where one such product takes no longer than `seconds`.
     `read_gb_s`: reading 2 GB once. `read_256mb_gb_s`: reading the same 256 MB again and again, which is what decoding does
     with the weights of a small network; where the cache of the last level is larger than that, it is faster.
     """
     found: dict[str, float] = {}
     for dtype in (torch.bfloat16, torch.float32):
-        rates = []
-        for size in (2048, 4096):
+        rates: list[float] = []
+        for size in (1024, 2048, 4096):
+            if rates and 2 * size**3 / max(rates) / 1e9 > seconds:
+                break
             left, right = torch.randn(size, size, dtype=dtype), torch.randn(size, size, dtype=dtype)
             into = torch.empty(size, size, dtype=dtype)
-            best = _best(partial(torch.mm, left, right, out=into), seconds)
+            best = _best(partial(product, left, right, out=into), seconds)
             rates.append(2 * size**3 / best / 1e9)
         found[f"{str(dtype).removeprefix('torch.')}_gflops"] = round(max(rates), 1)
     for name, length in (("read_gb_s", 2 << 30), ("read_256mb_gb_s", 256 << 20)):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ownship.model.llama import Llama
 from ownship.model.native import training
-from ownship.model.ops import wide_product
+from ownship.model.ops import product, wide_product
 
 _BLOCK = 1 << 21  # logits alive at once: 8 MB, which stay in the processor's cache
 
@@ -83,9 +83,9 @@ class _Logprobs(torch.autograd.Function):
         for at, wide, scores in _blocks(rows, weight):
             _scored_backward(scores, targets, at, normalizers, grad)
             rounded = scores.to(weight.dtype)  # as the fast units would round it anyway; twice as fast where there are none
-            hidden_grad += rounded @ weight[at : at + len(wide)]
+            hidden_grad += product(rounded, weight[at : at + len(wide)])
             if weight_grad is not None:
-                torch.mm(rounded.T, hidden, out=weight_grad[at : at + len(wide)])
+                product(rounded.T, hidden, out=weight_grad[at : at + len(wide)])
         return hidden_grad.to(hidden.dtype), weight_grad, None
 
 

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ownship.model.ops import bf16_units, wide_linear
+from ownship.model.ops import bf16_units, linear, product, wide_linear
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Linear(nn.Linear):
 
 
 def _product(x: Tensor, weight: Tensor, wide: bool) -> Tensor:
-    return wide_linear(x, weight) if wide else F.linear(x, weight)
+    return wide_linear(x, weight) if wide else linear(x, weight)
 
 
 class _Adapted(torch.autograd.Function):
@@ -67,7 +66,7 @@ class _Adapted(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, Tensor, Tensor, None, None]:
         x, weight, a, b = ctx.saved_tensors
         grad = grads[0].to(weight.dtype)  # [N, O]
-        x_grad = grad @ weight if ctx.needs_input_grad[0] else None
+        x_grad = product(grad, weight) if ctx.needs_input_grad[0] else None
         inputs, outputs = x.float(), grad.float()
         with bf16_units(weight.dtype == torch.bfloat16 and weight.device.type == "cpu"):
             a_grad = (outputs @ b).T @ inputs  # [r, K]

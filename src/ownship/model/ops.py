@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -47,6 +48,33 @@ def rounded(wanted: bool) -> Iterator[None]:
 
 def is_rounded() -> bool:
     return _rounded
+
+
+@cache
+def _widens() -> bool:
+    """Whether products of bf16 tensors are made of float32 copies: an x86 processor without AVX-512 has nothing that multiplies
+    bf16, and torch's own product is four to thirty times slower there than the one in float32 (docs/log.md)."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
+def _slow(x: Tensor) -> bool:
+    return x.dtype == torch.bfloat16 and x.device.type == "cpu" and _widens()
+
+
+def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+    """a [M, K] @ b [K, N] for tensors of one dtype, summed in float32 and rounded to it. Without gradient."""
+    if not _slow(a):
+        return torch.mm(a, b, out=out)
+    wide = a.float() @ b.float()
+    return wide.to(a.dtype) if out is None else out.copy_(wide)
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """x [N, K] times a weight [O, K] → [N, O], rounded to the weight's dtype."""
+    x = x.to(weight.dtype)
+    if _slow(weight):
+        return _WideLinear.apply(x, weight).to(weight.dtype)  # type: ignore[no-untyped-call]
+    return F.linear(x, weight)
 
 
 def wide_product(a: Tensor, b: Tensor, exact_inputs: bool) -> Tensor:
@@ -122,14 +150,14 @@ class _WideLinear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         grad = grads[0].to(weight.dtype)
-        return grad @ weight if ctx.needs_input_grad[0] else None, grad.T @ x if ctx.needs_input_grad[1] else None
+        return product(grad, weight) if ctx.needs_input_grad[0] else None, product(grad.T, x) if ctx.needs_input_grad[1] else None
 
 
 def wide_linear(x: Tensor, weight: Tensor) -> Tensor:
     """x [N, K] times a bf16 weight [O, K] → [N, O] in float32, summed in float32 and not rounded. In float32, on devices that
     have no such product, and inside `rounded`, the plain one."""
     if weight.dtype == torch.float32 or weight.device.type != "cpu" or _rounded:
-        return F.linear(x.to(weight.dtype), weight)
+        return linear(x, weight)
     return _WideLinear.apply(x, weight)  # type: ignore[no-untyped-call]
 
 

@@ -86,7 +86,7 @@ template <class F> static void by_rows(int first, int rows, F f) {
 // Scores of some rows over `count` blocks from place `at` of the stretch; their values will be needed next.
 static void score(const Room<float>& room, int first, int rows, int size, const float* const* keys, const Soon& values, int count, int at) {
     by_rows(first, rows, [&](int r, auto n) {
-        constexpr int R = decltype(n)::value, B = R <= 3 ? 4 : 2;
+        constexpr int R = decltype(n)::value, B = WIDE ? (R <= 3 ? 4 : 2) : R == 1 ? 4 : R == 3 ? 2 : 1;
         float* out = room.scores + r * STRETCH + at * SLOTS;
         int b = 0;
         for (; b + B <= count; b += B) {
@@ -109,8 +109,9 @@ static void mix(const Room<float>& room, int first, int rows, int size, const fl
             if (r == first) soon.ask(b, b + 1);
             const float* weights = room.weights + r * STRETCH + (at + b) * SLOTS;
             float* sums = room.sums + r * size;
+            constexpr int W = WIDE ? 4 : R == 1 ? 4 : R == 3 ? 2 : 1;
             int e = 0;
-            for (; e + 64 <= size; e += 64) values_of<R, 4>(weights, values[b] + e, size, sums + e, fresh && b == 0);
+            for (; W > 1 && e + 16 * W <= size; e += 16 * W) values_of<R, W>(weights, values[b] + e, size, sums + e, fresh && b == 0);
             for (; e < size; e += 16) values_of<R, 1>(weights, values[b] + e, size, sums + e, fresh && b == 0);
         }
     });

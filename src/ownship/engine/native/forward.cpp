@@ -89,19 +89,19 @@ class Pass {  // T: what the cache holds
     float* x(int m) { return (float*)(memory + at.x) + size_t(m) * at.ld; }
     float* qkv(int m) { return (float*)(memory + at.qkv) + size_t(m) * at.ld_qkv; }
     Rows rows(const Layout::Inputs& to) {
-        return {memory + (format == F32 ? to.staged : to.narrow), (float*)(memory + to.scales), to.ld};
+        return {memory + (format == INT8 || (AMX && format == BF16) ? to.narrow : to.staged), (float*)(memory + to.scales), to.ld};
     }
 
     // 16 inputs of the next product; in int8 they wait in float32 until quantise()
     void stage(const Layout::Inputs& to, int m, int column, v16 y) {
-        if (format == BF16) store((uint16_t*)(memory + to.narrow) + size_t(m) * to.ld + column, narrow(y));
-        else store((float*)(memory + to.staged) + size_t(m) * to.ld + column, y);
+        if (AMX && format == BF16) store((uint16_t*)(memory + to.narrow) + size_t(m) * to.ld + column, narrow(y));
+        else store((float*)(memory + to.staged) + size_t(m) * to.ld + column, format == BF16 ? widen(narrow(y)) : y);
     }
 
-    void quantise(const Layout::Inputs& to, int m, int M, int width) {  // to 16 bits, one scale for 64; row m of M
+    void quantise(const Layout::Inputs& to, int m, [[maybe_unused]] int M, int width) {  // to 16 bits, one scale for 64; row m of M
         float* y = (float*)(memory + to.staged) + size_t(m) * to.ld;
         int16_t* out = (int16_t*)(memory + to.narrow) + size_t(m) * to.ld;
-        int8_t* high = (int8_t*)(memory + to.narrow) + (size_t(m / 8) * 16 + m % 8) * to.ld;  // Rows: with AMX
+        [[maybe_unused]] int8_t* high = (int8_t*)(memory + to.narrow) + (size_t(m / 8) * 16 + m % 8) * to.ld;  // Rows: with AMX
         float* scales = (float*)(memory + to.scales) + size_t(m) * (to.ld / GROUP);
         std::fill(y + width, y + up(width, GROUP), 0.f);
         for (int g = 0; g < up(width, GROUP) / GROUP; g++) {
@@ -112,11 +112,15 @@ class Pass {  // T: what the cache holds
             scales[g] = most / LIMIT;
             for (int i = g * GROUP; i < (g + 1) * GROUP; i += 16) {
                 i16v q = nearest(load<v16>(y + i) * inverse);
-                if (AMX && M >= BYTES) {
+#if WITH_AMX
+                if (M >= BYTES) {
                     i16v top = (q + 128) >> 8;
                     store(high + i, __builtin_convertvector(top, b16));
                     store(high + 8 * to.ld + i, __builtin_convertvector(q - (top << 8), b16));
-                } else store(out + i, __builtin_convertvector(q, s16));
+                    continue;
+                }
+#endif
+                store(out + i, shorts(q));
             }
         }
     }

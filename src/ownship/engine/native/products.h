@@ -47,24 +47,32 @@ static inline size_t unit_bytes(Format format, int k) {
     return format == F32 ? size_t(k) * UNIT * 4 : format == BF16 ? size_t(up(k, 32)) * UNIT * 2 : size_t(up(k, GROUP)) * UNIT;
 }
 
-template <int M, int U>
-static void product_f32(const float* a, int lda, const float* b, size_t step, int k, float* c) {
-    v16 sums[M][2 * U] = {};
+// Where a kernel's vectors lie: R rows times V vectors of 16 columns, from vector `first` of a unit on; two to a unit.
+constexpr int TALL = WIDE ? 4 : 6;  // rows of the largest kernel: its sums and what it multiplies are to fit into the registers
+
+// c [V / 2, or 1][R][32]
+template <int R, int V> static inline void deliver(const v16 (&sums)[R][V], int first, float* c) {
+    for (int v = 0; v < V; v++) for (int m = 0; m < R; m++) store(c + ((v / 2) * R + m) * UNIT + (first + v % 2) * 16, sums[m][v]);
+}
+
+template <int R, int V>
+static void product_f32(const float* a, int lda, const float* b, size_t step, int k, int first, bool ask, float* c) {
+    v16 sums[R][V] = {};
+    b += first * 16;
     for (int begin = 0; begin < k; begin += GROUP) {  // sums of sums: a tenth of the rounding error of one long sum
-        v16 part[M][2 * U] = {};
-        for (int i = begin; i < k && i < begin + GROUP; i++)
-            for (int u = 0; u < U; u++) {
-                v16 left = load<v16>(b + u * step + i * UNIT), right = load<v16>(b + u * step + i * UNIT + 16);
-                for (int m = 0; m < M; m++) {
-                    float x = a[size_t(m) * lda + i];
-                    part[m][2 * u] += x * left;
-                    part[m][2 * u + 1] += x * right;
-                }
+        v16 part[R][V] = {};
+        for (int i = begin; i < k && i < begin + GROUP; i++) {
+            if (!WIDE && ask) for (int u = 0; u < V; u += 2) ahead(b + (u / 2) * step + i * UNIT + AHEAD / 4, UNIT * 4);
+            v16 w[V];
+            for (int v = 0; v < V; v++) w[v] = load<v16>(b + (v / 2) * step + i * UNIT + v % 2 * 16);
+            for (int m = 0; m < R; m++) {
+                float x = a[size_t(m) * lda + i];
+                for (int v = 0; v < V; v++) part[m][v] += x * w[v];
             }
-        for (int m = 0; m < M; m++) for (int u = 0; u < 2 * U; u++) sums[m][u] += part[m][u];
+        }
+        for (int m = 0; m < R; m++) for (int v = 0; v < V; v++) sums[m][v] += part[m][v];
     }
-    for (int u = 0; u < U; u++) for (int m = 0; m < M; m++) for (int s = 0; s < 2; s++)
-        store(c + (u * M + m) * UNIT + s * 16, sums[m][2 * u + s]);
+    deliver(sums, first, c);
 }
 
 // sums += the products of four inputs for each of 16 columns; AMX's order of weights, [16 columns][4]
@@ -80,43 +88,48 @@ static inline i16v fours(i16v sums, const int8_t* weights, const int16_t* x) {
 }
 #endif
 
-static inline i16v pairs(i16v sums, const int8_t* weights, const int16_t* x) {  // sums += two products per column
-    int32_t pair = load<int32_t>(x);
-#ifdef __AVX512VNNI__
+static inline Ints pairs(Ints sums, const int8_t* weights, int32_t pair) {  // sums += two products per column
+#if defined(__AVX512VNNI__)
     __m512i w = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)weights));
-    return (i16v)_mm512_dpwssd_epi32((__m512i)sums, w, _mm512_set1_epi32(pair));
-#else
+    return (Ints)_mm512_dpwssd_epi32((__m512i)sums, w, _mm512_set1_epi32(pair));
+#elif BYTES_OF_A_REGISTER == 64
     for (int i = 0; i < 16; i++) sums[i] += weights[2 * i] * int16_t(pair) + weights[2 * i + 1] * int16_t(pair >> 16);
     return sums;
+#elif BYTES_OF_A_REGISTER == 32
+    return sums + (Ints)_mm256_madd_epi16(_mm256_cvtepi8_epi16(load<__m128i>(weights)), _mm256_set1_epi32(pair));
+#else
+    __m128i w = _mm_loadl_epi64((const __m128i*)weights);
+    return sums + (Ints)_mm_madd_epi16(_mm_srai_epi16(_mm_unpacklo_epi8(w, w), 8), _mm_set1_epi32(pair));
 #endif
 }
+template <class V> static inline Two<V> pairs(Two<V> sums, const int8_t* weights, int32_t pair) {
+    return {pairs(sums.low, weights, pair), pairs(sums.high, weights + sizeof(V) / 2, pair)};
+}
 
-template <int M, int U>
-static void product_int8(const int16_t* a, const float* scale, int lda, const int8_t* b, const float* w, size_t step, int k,
+template <int R, int V>
+static void product_int8(const int16_t* a, const float* scale, int lda, const int8_t* b, const float* w, size_t step, int k, int first,
                          float* c) {
-    v16 sums[M][2 * U] = {};
+    v16 sums[R][V] = {};
     int groups = up(k, GROUP) / GROUP;
     for (int g = 0; g < groups; g++) {
-        i16v exact[M][2 * U] = {};  // 64 products of 8 by 16 bits fit
+        i16v exact[R][V] = {};  // 64 products of 8 by 16 bits fit
 #if WITH_AMX
-        for (int u = 0; u < U; u++) ahead(b + u * step + g * 2048 + AHEAD, 2048);
+        for (int u = 0; u < V / 2; u++) ahead(b + u * step + g * 2048 + AHEAD, 2048);
         for (int i = 0; i < GROUP; i += 4)
-            for (int u = 0; u < U; u++) for (int s = 0; s < 2; s++) for (int m = 0; m < M; m++)
-                exact[m][2 * u + s] = fours(exact[m][2 * u + s], b + u * step + g * 2048 + s * 1024 + i * 16,
-                                            a + size_t(m) * lda + g * GROUP + i);
+            for (int v = 0; v < V; v++) for (int m = 0; m < R; m++)
+                exact[m][v] = fours(exact[m][v], b + v / 2 * step + g * 2048 + (first + v % 2) * 1024 + i * 16,
+                                    a + size_t(m) * lda + g * GROUP + i);
 #else
         for (int i = g * GROUP; i < (g + 1) * GROUP; i += 2)
-            for (int u = 0; u < U; u++) for (int s = 0; s < 2; s++) for (int m = 0; m < M; m++)
-                exact[m][2 * u + s] = pairs(exact[m][2 * u + s], b + u * step + i * UNIT + s * 32, a + size_t(m) * lda + i);
+            for (int v = 0; v < V; v++) for (int m = 0; m < R; m++)
+                exact[m][v] = pairs(exact[m][v], b + v / 2 * step + i * UNIT + (first + v % 2) * 32, load<int32_t>(a + size_t(m) * lda + i));
 #endif
-        for (int u = 0; u < U; u++) for (int s = 0; s < 2; s++) {
-            v16 width = load<v16>(w + (size_t(u) * groups + g) * UNIT + s * 16);
-            for (int m = 0; m < M; m++)
-                sums[m][2 * u + s] += __builtin_convertvector(exact[m][2 * u + s], v16) * (width * scale[m * (lda / GROUP) + g]);
+        for (int v = 0; v < V; v++) {
+            v16 width = load<v16>(w + (size_t(v / 2) * groups + g) * UNIT + (first + v % 2) * 16);
+            for (int m = 0; m < R; m++) sums[m][v] += floats(exact[m][v]) * (width * scale[m * (lda / GROUP) + g]);
         }
     }
-    for (int u = 0; u < U; u++) for (int m = 0; m < M; m++) for (int s = 0; s < 2; s++)
-        store(c + (u * M + m) * UNIT + s * 16, sums[m][2 * u + s]);
+    deliver(sums, first, c);
 }
 
 #if WITH_AMX
@@ -198,23 +211,21 @@ static void product_amx_int8(const int8_t* a, const float* scale, int lda, const
 }
 #endif
 
-template <int M, int U>
-static void product_bf16(const uint16_t* a, int lda, const uint16_t* b, size_t step, int k, float* c) {  // without AMX
-    v16 sums[M][2 * U] = {};
-    for (int i = 0; i < up(k, 32); i += 2)
-        for (int u = 0; u < U; u++) for (int s = 0; s < 2; s++) {
-            // pair p of tile s: 16 columns of (even, odd)
-            u16v both = load<u16v>(b + u * step + (i / 32) * 1024 + s * 512 + (i % 32) / 2 * 32);
-            v16 even = (v16)(both << 16), odd = (v16)(both & 0xffff0000u);
-            for (int m = 0; m < M; m++) {
-                uint32_t pair = load<uint32_t>(a + size_t(m) * lda + i);
-                float first = from_bits(pair << 16), second = from_bits(pair & 0xffff0000u);
-                sums[m][2 * u + s] += first * even;
-                sums[m][2 * u + s] += second * odd;
-            }
+template <int R, int V>
+static void product_bf16(const float* a, int lda, const uint16_t* b, size_t step, int k, int first, bool ask, float* c) {  // without AMX
+    v16 sums[R][V] = {};
+    b += first * 512;
+    for (int begin = 0; begin < k; begin += 32, a += 32, b += 1024)
+        for (int i = 0; i < 32; i += 2) {  // a pair: 16 columns of (even, odd)
+            if (!WIDE && ask) for (int v = 0; v < std::max(V, 2); v++) ahead(b + v / 2 * step + v % 2 * 512 + i * 16 + AHEAD / 2, 64);
+            auto pair = [&](int v) { return load<u16v>(b + v / 2 * step + v % 2 * 512 + i * 16); };
+            v16 w[V];
+            for (int v = 0; v < V; v++) w[v] = as_floats(pair(v) << 16);
+            for (int m = 0; m < R; m++) for (int v = 0; v < V; v++) sums[m][v] += a[size_t(m) * lda + i] * w[v];
+            for (int v = 0; v < V; v++) w[v] = as_floats(pair(v) & 0xffff0000u);
+            for (int m = 0; m < R; m++) for (int v = 0; v < V; v++) sums[m][v] += a[size_t(m) * lda + i + 1] * w[v];
         }
-    for (int u = 0; u < U; u++) for (int m = 0; m < M; m++) for (int s = 0; s < 2; s++)
-        store(c + (u * M + m) * UNIT + s * 16, sums[m][2 * u + s]);
+    deliver(sums, first, c);
 }
 
 // rows [M] times one matrix, by all threads; `done(m, unit, c)` gets 32 results of a row.
@@ -258,29 +269,40 @@ static void multiply(Format format, const Rows& a, int M, const Matrix& w, Share
         return;
     }
 #endif
-    // few rows: several units at once, as many sums must be under way as the adder is deep
-    auto run = [&](auto rows, auto width, int m0, int u) {
-        constexpr int R = decltype(rows)::value, U = decltype(width)::value;
+    // R rows times V vectors of columns: many rows and one vector, a unit, or few rows and several units, as many sums must be under
+    // way as the adder is deep
+    auto run = [&](auto rows, auto vectors, int m0, int u) {
+        constexpr int R = decltype(rows)::value, V = decltype(vectors)::value;
         const char* b = data + u * bytes;
-        if (format == F32)
-            product_f32<R, U>((const float*)a.data + size_t(m0) * a.ld, a.ld, (const float*)b, bytes / 4, w.k, c);
-        else if (format == BF16)
-            product_bf16<R, U>((const uint16_t*)a.data + size_t(m0) * a.ld, a.ld, (const uint16_t*)b, bytes / 2, w.k, c);
-        else
-            product_int8<R, U>((const int16_t*)a.data + size_t(m0) * a.ld, a.scales + size_t(m0) * (a.ld / GROUP), a.ld,
-                               (const int8_t*)b, w.scales + size_t(u) * (up(w.k, GROUP) / GROUP) * UNIT, bytes, w.k, c);
-        for (int s = 0; s < U; s++) for (int m = 0; m < R; m++) done(m0 + m, u + s, c + (s * R + m) * UNIT);
+        for (int first = 0; first < 2; first += V)
+            if (format == F32)
+                product_f32<R, V>((const float*)a.data + size_t(m0) * a.ld, a.ld, (const float*)b, bytes / 4, w.k, first, m0 == 0 && first == 0, c);
+            else if (format == BF16)
+                product_bf16<R, V>((const float*)a.data + size_t(m0) * a.ld, a.ld, (const uint16_t*)b, bytes / 2, w.k, first, m0 == 0 && first == 0, c);
+            else
+                product_int8<R, V>((const int16_t*)a.data + size_t(m0) * a.ld, a.scales + size_t(m0) * (a.ld / GROUP), a.ld,
+                                   (const int8_t*)b, w.scales + size_t(u) * (up(w.k, GROUP) / GROUP) * UNIT, bytes, w.k, first, c);
+        for (int s = 0; s < std::max(V / 2, 1); s++) for (int m = 0; m < R; m++) done(m0 + m, u + s, c + (s * R + m) * UNIT);
     };
-    auto all = [&](auto width, int u) {
-        int m = 0;
-        for (; m + 4 <= M; m += 4) run(std::integral_constant<int, 4>(), width, m, u);
-        for (; m < M; m++) run(std::integral_constant<int, 1>(), width, m, u);
+    using std::integral_constant;
+    constexpr int FEW = WIDE ? TALL : 3, SEVERAL = WIDE ? 4 : 2;  // rows for which a unit is taken whole; units at once for one row
+    auto all = [&](int u) {  // in even pieces
+        for (int m = 0, left = (M + TALL - 1) / TALL, rows; left; m += rows, left--)
+            switch (rows = (M - m + left - 1) / left) {
+                case 1: run(integral_constant<int, 1>(), integral_constant<int, 2>(), m, u); break;
+                case 2: run(integral_constant<int, 2>(), integral_constant<int, 2>(), m, u); break;
+                case 3: run(integral_constant<int, 3>(), integral_constant<int, 2>(), m, u); break;
+                case 4: run(integral_constant<int, 4>(), integral_constant<int, FEW < 4 ? 1 : 2>(), m, u); break;
+                case 5: run(integral_constant<int, 5>(), integral_constant<int, 1>(), m, u); break;
+                case 6: run(integral_constant<int, 6>(), integral_constant<int, 1>(), m, u); break;
+            }
     };
-    int width = M < 4 ? 4 : 1;
+    const int width = M <= (WIDE ? 3 : 1) ? SEVERAL : 1;
     Pieces pieces = share(units, width);
     for (int u; (u = pieces.next()) >= 0;) {
-        if (width == 4 && u + 4 <= pieces.end()) all(std::integral_constant<int, 4>(), u);
-        else for (int v = u; v < u + width && v < pieces.end(); v++) all(std::integral_constant<int, 1>(), v);
+        if (width > 1 && u + width <= pieces.end())
+            for (int m = 0; m < M; m++) run(integral_constant<int, 1>(), integral_constant<int, 2 * SEVERAL>(), m, u);
+        else for (int v = u; v < u + width && v < pieces.end(); v++) all(v);
     }
 }
 

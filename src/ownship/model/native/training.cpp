@@ -52,7 +52,7 @@ template <int V> static void columns(int M, int k, const float* a, size_t row, s
 static void product(int M, int N, int k, const float* a, size_t row, size_t step, const float* b, size_t ldb, float* c, size_t ldc,
                     bool add) {  // N a multiple of 16
     int n = 0;
-    for (; n + 64 <= N; n += 64) columns<4>(M, k, a, row, step, b + n, ldb, c + n, ldc, add);
+    if (WIDE) for (; n + 64 <= N; n += 64) columns<4>(M, k, a, row, step, b + n, ldb, c + n, ldc, add);
     for (; n < N; n += 16) columns<1>(M, k, a, row, step, b + n, ldb, c + n, ldc, add);
 }
 
@@ -279,8 +279,8 @@ template <class X, class W> static void norm_backward(const X* x, const W* weigh
 }
 
 static inline v16 sigmoid(v16 x) {
-    v16 e = exponential(x < 0.f ? x : -x);
-    return (x < 0.f ? e : splat(1.f)) / (1.f + e);
+    v16 e = exponential(if_less(x, 0.f, x, -x));
+    return if_less(x, 0.f, e, splat(1.f)) / (1.f + e);
 }
 static inline float sigmoid(float x) { return 1 / (1 + std::exp(-x)); }
 
