@@ -244,3 +244,21 @@ def test_mistakes_are_one_line(school: Path, capsys: pytest.CaptureFixture[str],
         assert said.out == "" and word in said.err and said.err.splitlines()[-1].startswith("ownship: ")
         assert "Traceback" not in said.err
     assert not (school / "run").exists()
+
+
+def test_tools_in_a_pair() -> None:
+    """Both replies are read after the same description of the tools; a call is a reply like any other."""
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+    asked = [{"role": "user", "content": "Oslo?"}]
+    calls = [{"function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}]
+    value = {"tools": tools, "prompt": asked, "chosen": [{"role": "assistant", "content": None, "tool_calls": calls}],
+             "rejected": "How should I know?"}
+    tokenizer = byte_tokenizer()
+    found = pairs.pair(value, Chat(tokenizer), 2000)
+    shown = tokenizer.decode([*found.chosen.tokens[: found.prompt]], skip_special=False)
+    assert json.dumps(tools[0]) in shown and shown.endswith("Oslo?<|im_end|>\n<|im_start|>assistant\n")
+    assert tokenizer.decode([*found.chosen.tokens[found.prompt :]], skip_special=False) == (
+        '<tool_call>{"name":"weather","arguments":{"city":"Oslo"}}</tool_call><|im_end|>')
+    assert sum(found.chosen.mask) == len(found.chosen.tokens) - found.prompt
+    with pytest.raises(BadLine, match="tools are for conversations"):
+        pairs.pair({"tools": tools, "prompt": "a", "chosen": "b", "rejected": "c"}, Chat(tokenizer), 2000)

@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import byte_tokenizer
 
+from ownship.errors import UserError
 from ownship.model import toolcalls
+from ownship.model.chat import Chat
 from ownship.model.toolcalls import BadCall, Calls, message, read, write
 
 
@@ -53,6 +56,13 @@ def test_what_is_refused(text: str, reason: str) -> None:
     with pytest.raises(BadCall, match=reason):
         read(text)
     assert message(text) == {"role": "assistant", "content": text}  # nothing of it is lost, and nothing called
+
+
+def test_a_template_that_cannot_be_read_is_said_in_one_line() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{% for tool in tools %}<tool_call>"
+    with pytest.raises(UserError, match="chat template cannot be read"):
+        Chat(tokenizer).prompt([{"role": "user", "content": "x"}])
 
 
 PIECES = st.sampled_from(["<tool_call>", "</tool_call>", '{"name":"f","arguments":', "{}", "}", '"', "\\", " ", "\n", "[", "é"])

@@ -60,9 +60,12 @@ class Chat:
             raise UserError(f"the chat template cannot be read: {error}") from None
 
     def takes(self, variable: str) -> bool:
-        """Whether the template asks for a variable beside the messages, such as `tools`."""
-        return variable in jinja2.meta.find_undeclared_variables(jinja2.Environment(extensions=_EXTENSIONS).parse(
-            self.tokenizer.chat_template or ""))
+        """Whether the template asks for a variable beside the messages, such as `tools`; False if it cannot be read."""
+        try:
+            tree = jinja2.Environment(extensions=_EXTENSIONS).parse(self.tokenizer.chat_template or "")
+        except jinja2.TemplateSyntaxError:  # whoever renders with it is told
+            return False
+        return variable in jinja2.meta.find_undeclared_variables(tree)
 
     @cached_property
     def knows_tools(self) -> bool:
