@@ -84,6 +84,7 @@ class UpstreamTable(Remote):
     engine: str | None = None
     wire: Wire = "chat"
     concurrency: Count = 64  # requests under way at once; more wait their turn
+    queue: Annotated[int, Field(ge=0)] = 256  # of these at most; more are told to come back (429)
     first_token: Seconds = 120.0  # longest wait for the first token of a reply
 
     @model_validator(mode="after")

@@ -66,7 +66,7 @@ class Router:
     """The one door. `upstreams` are by the names that gateway.toml gives them; the router closes them."""
 
     def __init__(self, config: Config, upstreams: Mapping[str, Upstream], rng: random.Random | None = None) -> None:
-        self.config = config
+        self.config, self.upstreams = config, upstreams
         self._rng = rng or random.Random()
         self._guards = {
             name: Guard(name, upstreams[name], Breaker(name, config.breaker), RetryBudget(config.retry.share),
