@@ -68,9 +68,9 @@ class Router:
     def __init__(self, config: Config, upstreams: Mapping[str, Upstream], rng: random.Random | None = None) -> None:
         self.config, self.upstreams = config, upstreams
         self._rng = rng or random.Random()
-        self._guards = {
+        self.guards = {
             name: Guard(name, upstreams[name], Breaker(name, config.breaker), RetryBudget(config.retry.share),
-                        asyncio.Semaphore(table.concurrency), table.first_token)
+                        asyncio.Semaphore(table.concurrency), table.first_token, table.queue)
             for name, table in config.upstreams.items()}
         self.speeds = {name: Speed() for name in config.models}
         self.routes = {
@@ -108,7 +108,7 @@ class Router:
         for route, after in plan.routes:
             request = replace(plan.request, model=route.model)
             candidates.append(
-                Candidate(route.name, self._guards[route.upstream], self.speeds[route.name], request, route.context, after))
+                Candidate(route.name, self.guards[route.upstream], self.speeds[route.name], request, route.context, after))
         trace.why = plan.why
         trace.skipped.extend(plan.skipped)
         if deadline is None:
@@ -119,14 +119,14 @@ class Router:
         """Tokens of the prompt, as the model that would answer counts them."""
         plan = self.plan(request, ask)
         route = plan.routes[0][0]
-        return await self._guards[route.upstream].upstream.count(replace(plan.request, model=route.model))
+        return await self.guards[route.upstream].upstream.count(replace(plan.request, model=route.model))
 
     def cost(self, model: str, usage: Usage) -> int:
         """Micro-dollars, of the model that `trace.model` names."""
         return prices.cost(self.routes[model].price, usage)
 
     async def close(self) -> None:
-        await asyncio.gather(*(guard.upstream.close() for guard in self._guards.values()))
+        await asyncio.gather(*(guard.upstream.close() for guard in self.guards.values()))
 
     def _worst(self, route: Route, request: Request, prompt: int) -> int:
         reply = route.max_output if request.max_tokens is None else request.max_tokens
@@ -198,7 +198,7 @@ class Router:
             raise GatewayError(400, "invalid", f"no model suits this request: {reasons}", "model", "no_suitable_model")
         now = asyncio.get_running_loop().time()
         # who is known to be down is asked last, whatever its merits
-        ranked.sort(key=lambda row: (self._guards[self.routes[row[1]].upstream].breaker.wait(now) > 0, -row[0], row[1]))
+        ranked.sort(key=lambda row: (self.guards[self.routes[row[1]].upstream].breaker.wait(now) > 0, -row[0], row[1]))
         why = f"{asked} chose {ranked[0][1]}, {ranked[0][2]}"
         if len(ranked) > 1:
             why += f"; next {ranked[1][1]}, score {ranked[1][0]:.3f}"
