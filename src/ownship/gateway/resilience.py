@@ -223,13 +223,20 @@ class _Call:
         if not wait and guard.slots.locked():
             self.trace.skipped.append((self.candidate.model, f"{guard.name} is full"))
             raise NotNow(503, "overloaded", f"{guard.name} is full", retry_after=1.0)
+        if guard.slots.locked() and guard.waiting >= guard.queue:
+            self.trace.skipped.append((self.candidate.model, f"{guard.name}'s queue is full"))
+            raise NotNow(429, "rate_limit", "too many requests are waiting", code="queue_full", retry_after=1.0)
         if (left := guard.breaker.wait(_now())) == 0:
+            guard.waiting += 1
             try:
                 await within(guard.slots.acquire(), until)
             except TimeoutError:
                 self.trace.skipped.append((self.candidate.model, f"{guard.name} is full"))
                 raise NotNow(503, "overloaded", f"{guard.name} is full", retry_after=1.0) from None
+            finally:
+                guard.waiting -= 1
             self._has_slot = True
+            guard.running += 1
             permit = guard.breaker.admit(_now())
             if permit is not None:
                 self._permit = permit

@@ -242,8 +242,7 @@ class GatewayError(Exception):
 
 
 class NotNow(GatewayError):
-    """What is asked for is here, but cannot be had at the moment, and is known to: it is not tried again at once, and speaks against
-    nobody."""
+    """What is asked for cannot be had now, and that is known: it is not tried again at once, and speaks against nobody."""
 
 
 def invalid(message: str, param: str | None = None, code: str | None = None) -> GatewayError:

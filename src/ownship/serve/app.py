@@ -1,30 +1,28 @@
-"""The HTTP face of the gateway: which path does what, and how a reply gets to its client."""
+"""The HTTP face of the gateway: which path does what."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
-from ownship.gateway import failure, messages, sse, toolloop
+from ownship.gateway import chat, completions, failure, messages, responses, sse
 from ownship.gateway.codec import Asked, Front, Strict, validated
-from ownship.gateway.fronts import FRONTS, begun
+from ownship.gateway.fronts import FRONTS
 from ownship.gateway.local import Local
 from ownship.gateway.mcp import Toolbox
-from ownship.gateway.merge import together
-from ownship.gateway.reply import close, gather
-from ownship.gateway.routing import Ask, Router
-from ownship.gateway.trace import Trace
-from ownship.gateway.types import Event, GatewayError, Image, Request, Started, ToolResult, Wire, invalid
-from ownship.serve.call import EVENTS, Call, Gone, Receive, Scope, Send
-
-KEEP_ALIVE = 15.0  # seconds of silence after which a stream says that it is still there
+from ownship.gateway.routing import Router
+from ownship.gateway.types import GatewayError, Image, ToolResult, Wire, invalid
+from ownship.serve import metrics, openapi
+from ownship.serve.admission import Admission, Caller
+from ownship.serve.call import Call, Gone, Receive, Scope, Send
+from ownship.serve.replies import ENDING, Replies
+from ownship.store.store import Store
 
 log = logging.getLogger(__name__)
 Handler = Callable[[Call], Awaitable[None]]
@@ -39,23 +37,47 @@ class Limits:
     image: int = 20 << 20
 
 
-class App:
-    """An ASGI application. It starts the router's local engines with the server and closes the router with it."""
+class Tokenize(Strict):
+    prompt: str
+    add_special_tokens: bool | None = None
+    model: str | None = None
 
-    def __init__(self, router: Router, toolbox: Toolbox | None, limits: Limits) -> None:
-        self.router, self.toolbox, self.limits = router, toolbox, limits
+
+class Detokenize(Strict):
+    tokens: list[int] = Field(max_length=1 << 20)
+    model: str | None = None
+
+
+_COUNT = f"/v1{messages.COUNT_PATH}"
+_BODIES: dict[str, tuple[str, type[BaseModel]]] = {
+    "/v1/chat/completions": ("OpenAI's chat completions", chat.Body),
+    "/v1/completions": ("OpenAI's completions", completions.Body), "/v1/responses": ("OpenAI's responses", responses.Body),
+    "/v1/messages": ("Anthropic's messages", messages.Body), _COUNT: ("How many tokens a prompt of messages has", messages.Counted),
+    "/tokenize": ("Text to token ids", Tokenize), "/detokenize": ("Token ids to text", Detokenize)}
+_READS = {"/v1/models": "The models that the caller may use", "/v1/models/{model}": "One of them",
+          "/tokenizer_info": "Special tokens and chat template", "/health": "Is the server alive?",
+          "/ready": "Are its engines ready?", "/metrics": "Measurements, for Prometheus", "/openapi.json": "This document"}
+
+
+class App:
+    """An ASGI application. It starts the router's local engines with the server and closes router and toolbox with it; the store
+    belongs to whoever opened it."""
+
+    def __init__(self, router: Router, store: Store | None, toolbox: Toolbox | None, limits: Limits, log_bodies: bool) -> None:
+        self.router, self.store, self.toolbox, self.limits = router, store, toolbox, limits
+        self.admission = Admission(router, store)
+        self.metrics = metrics.Metrics(router)
+        self.replies = Replies(router, store, toolbox, self.metrics, log_bodies)
         self.locals = {name: upstream for name, upstream in router.upstreams.items() if isinstance(upstream, Local)}
-        self.open: set[Call] = set()  # requests to models under way
         self.draining = False
         self.until = float("inf")  # when whatever is under way has to end, once it is draining
         self.on_start: Callable[[], Coroutine[Any, Any, None]] | None = None
         self.created = int(time.time())
-        self._streams: dict[Call, bytes] = {}  # those that have begun, and what they say when they have nothing to say
-        self._pulse: asyncio.Task[None] | None = None
         self.routes: dict[str, dict[str, Handler]] = {
             "/health": {"GET": self._health}, "/ready": {"GET": self._ready}, "/v1/models": {"GET": self._models},
             "/tokenize": {"POST": self._tokenize}, "/detokenize": {"POST": self._detokenize},
-            "/tokenizer_info": {"GET": self._tokenizer_info}, f"/v1{messages.COUNT_PATH}": {"POST": self._count}}
+            "/tokenizer_info": {"GET": self._tokenizer_info}, _COUNT: {"POST": self._count}, "/metrics": {"GET": self._metrics},
+            "/openapi.json": {"GET": self._document}}
         for wire, front in FRONTS.items():
             self.routes[f"/v1{front.PATH}"] = {"POST": self._generating(wire, front)}
 
@@ -101,13 +123,13 @@ class App:
         await receive()
         for local in self.locals.values():
             local.engine.start()
-        self._pulse = asyncio.create_task(self._keep_alive())
-        starting = asyncio.create_task(self.on_start()) if self.on_start is not None else None
+        tasks = [asyncio.create_task(self.replies.keep_alive())]
+        if self.on_start is not None:
+            tasks.append(asyncio.create_task(self.on_start()))
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        for task in (self._pulse, starting):
-            if task is not None:
-                task.cancel()
+        for task in tasks:
+            task.cancel()
         await self.router.close()
         if self.toolbox is not None:
             await self.toolbox.close()
@@ -117,20 +139,9 @@ class App:
         """From now on nothing new is taken; what is under way gets `seconds` to end, and is then told that the server ends."""
         self.draining = True
         self.until = min(self.until, time.monotonic() + seconds)
-        while self.open and time.monotonic() < self.until:
+        while self.replies.open and time.monotonic() < self.until:
             await asyncio.sleep(0.02)
-        for call in [*self.open]:
-            call.stop(_ENDING)
-
-    async def _keep_alive(self) -> None:
-        """One task for all streams: a timer for each would cost more than it says."""
-        while True:
-            await asyncio.sleep(KEEP_ALIVE / 4)
-            late = time.monotonic() - KEEP_ALIVE
-            for call, comment in [*self._streams.items()]:
-                if call.touched < late:
-                    call.touched = time.monotonic()
-                    asyncio.create_task(call.write(comment))  # noqa: RUF006
+        self.replies.stop()
 
     # Small answers
 
@@ -151,14 +162,14 @@ class App:
         return {"id": name, "object": "model", "created": self.created, "owned_by": "ownship", **more}
 
     async def _models(self, call: Call) -> None:
-        names = self.router.names(await self._admit(call, "models"))
+        names = self.router.names((await self._admit(call, "models")).ask)
         data = [self._card(name) for name in names]
         await call.reply(200, sse.dumps({"object": "list", "data": data, "has_more": False, "first_id": names[0] if names else None,
                                          "last_id": names[-1] if names else None}))
 
     async def _model(self, call: Call) -> None:
         name = call.path.removeprefix("/v1/models/")
-        if name not in self.router.names(await self._admit(call, "models")):
+        if name not in self.router.names((await self._admit(call, "models")).ask):
             raise GatewayError(404, "not_found", f"there is no model {name[:100]!r}", "model", "model_not_found")
         await call.reply(200, sse.dumps(self._card(name)))
 
@@ -178,9 +189,18 @@ class App:
         await call.reply(200, sse.dumps(self._local(None).tokenizer_info()))
 
     async def _count(self, call: Call) -> None:
-        ask = await self._admit(call, "messages")
-        tokens = await self.router.count(messages.read_count(await self._body(call)), ask)
+        caller = await self._admit(call, "messages")
+        self.admission.pace(caller)
+        tokens = await self.router.count(messages.read_count(await self._body(call)), caller.ask)
         await call.reply(200, sse.dumps({"input_tokens": tokens}))
+
+    async def _metrics(self, call: Call) -> None:
+        await self._admit(call, "metrics")
+        await call.reply(200, self.metrics.text(), kind=metrics.KIND)
+
+    async def _document(self, call: Call) -> None:
+        streams = frozenset(f"/v1{front.PATH}" for front in FRONTS.values())
+        await call.reply(200, sse.dumps(openapi.document(_BODIES, _READS, streams)))
 
     def _local(self, name: str | None) -> Local:
         """The local model of that name; without one, the first there is."""
@@ -190,10 +210,10 @@ class App:
         raise GatewayError(404, "not_found", "only models of the local engine show their tokenizer, and there is none"
                            + (" of that name" if name is not None else ""), "model", "model_not_found")
 
-    # Replies of models
+    # What every path has in common
 
-    async def _admit(self, call: Call, endpoint: str) -> Ask:
-        return Ask()
+    async def _admit(self, call: Call, endpoint: str) -> Caller:
+        return await self.admission.admit(call, endpoint)
 
     async def _body(self, call: Call) -> Any:
         call.json_expected()
@@ -205,19 +225,13 @@ class App:
 
     def _generating(self, wire: Wire, front: Front) -> Handler:
         async def handler(call: Call) -> None:
-            ask = await self._admit(call, wire)
+            caller = await self._admit(call, wire)
+            self.admission.pace(caller)
             asked = front.read(await self._body(call))
             self._check(asked)
             if self.draining:
-                raise _ENDING
-            self.open.add(call)
-            call.watch()
-            try:
-                await self._answer(call, front, asked, ask)
-            finally:
-                call.unwatch()
-                self.open.discard(call)
-                self._streams.pop(call, None)
+                raise ENDING
+            await self.replies.answer(call, wire, front, caller, asked)
 
         return handler
 
@@ -229,89 +243,8 @@ class App:
         if any(len(image.url) * 3 // 4 > self.limits.image for image in images):
             raise GatewayError(413, "too_large", f"an image is larger than {self.limits.image >> 20} MB", "messages")
 
-    async def _answer(self, call: Call, front: Front, asked: Asked, ask: Ask) -> None:
-        traces = [Trace(request.model) for request in asked.requests]
-        deadline = time.monotonic() + self.router.config.retry.deadline
-        streams = [self._events(request, ask, trace, deadline) for request, trace in zip(asked.requests, traces, strict=True)]
-        events = together(streams, asked.request.n)
-        try:
-            if asked.stream:
-                await self._stream(call, front, asked, events, traces[0])
-            else:
-                reply = await gather(events)
-                await call.reply(200, sse.dumps(front.whole(asked, reply)), traces[0].headers())
-        except asyncio.CancelledError:
-            if (error := call.why_cancelled()) is None:
-                raise
-            raise error from None
 
-    async def _stream(self, call: Call, front: Front, asked: Asked, events: AsyncIterator[Event], trace: Trace) -> None:
-        writer = front.writer(asked)
-        begin = asyncio.ensure_future(begun(events))
-        try:
-            await asyncio.wait((begin,), timeout=KEEP_ALIVE)
-            if begin.done():
-                events = begin.result()
-                await call.begin(200, EVENTS, {**_STREAM, **trace.headers()})
-            else:  # somebody on the way may take silence for death
-                await call.begin(200, EVENTS, _STREAM)
-            self._streams[call] = front.KEEP_ALIVE
-            events = await begin
-            async for event in events:
-                if data := writer.write(event):
-                    await call.write(data)
-        except GatewayError as error:
-            if not call.status:
-                raise
-            await call.write(writer.fail(error))
-        except asyncio.CancelledError:
-            if not call.status or (why := call.why_cancelled()) is None:
-                raise
-            await call.write(writer.fail(why))
-        finally:
-            begin.cancel()
-            await close(events)
-        self._streams.pop(call, None)
-        await call.end()
-
-    async def _events(self, request: Request, ask: Ask, trace: Trace, deadline: float) -> AsyncGenerator[Event, None]:
-        """The reply to one request, tools of the gateway included."""
-        def turn(request: Request) -> AsyncGenerator[Event, None]:
-            return self._turn(request, ask, trace, deadline)
-
-        if self.toolbox is None:
-            stream = turn(request)
-        else:
-            stream = toolloop.run(request, turn, self.toolbox, ask.privacy, self.router.config.mcp_rounds, trace, deadline)
-        async with contextlib.aclosing(stream) as events:
-            async for event in events:
-                yield event
-
-    async def _turn(self, request: Request, ask: Ask, trace: Trace, deadline: float) -> AsyncGenerator[Event, None]:
-        """One question to a model."""
-        plan = self.router.plan(request, ask)
-        async with contextlib.aclosing(self.router.stream(plan, trace, deadline)) as events:
-            async for event in events:
-                if isinstance(event, Started):  # the client knows it by the gateway's name
-                    event = replace(event, model=trace.model or event.model)
-                yield event
-
-
-_ENDING = GatewayError(503, "overloaded", "the server is shutting down", code="shutting_down", retry_after=1.0)
-_STREAM: Mapping[str, str] = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-
-
-class Tokenize(Strict):
-    prompt: str
-    add_special_tokens: bool | None = None
-    model: str | None = None
-
-
-class Detokenize(Strict):
-    tokens: list[int] = Field(max_length=1 << 20)
-    model: str | None = None
-
-
-def create(router: Router, toolbox: Toolbox | None = None, limits: Limits = Limits()) -> App:
-    """The application over a router; see `App`."""
-    return App(router, toolbox, limits)
+def create(router: Router, store: Store | None = None, toolbox: Toolbox | None = None, limits: Limits = Limits(),
+           log_bodies: bool = False) -> App:
+    """The application over a router; without a `store` there are no keys, and whoever is on this machine may do everything."""
+    return App(router, store, toolbox, limits, log_bodies)

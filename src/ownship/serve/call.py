@@ -39,7 +39,8 @@ class Call:
         self.began = self.touched = time.monotonic()
         self.status = 0
         self.told: dict[str, str] = {}  # headers that the response will have, whatever it is
-        self.gone = self.ended = self._read = False
+        self.gone = self.ended = self.writing = False
+        self.failure: GatewayError | None = None  # what was told in the midst of a stream
         self._main: asyncio.Task[Any] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._stop: GatewayError | None = None
@@ -51,7 +52,6 @@ class Call:
         if message["type"] != "http.request":
             raise Gone
         if not message.get("more_body", False) and len(message.get("body", b"")) <= most:
-            self._read = True
             return message.get("body", b"")
         body, size = bytearray(message.get("body", b"")), len(message.get("body", b""))
         try:
@@ -66,7 +66,6 @@ class Call:
                         body += part
         except TimeoutError:
             raise GatewayError(408, "timeout", f"the body did not arrive within {_BODY_WITHIN:g} seconds") from None
-        self._read = True
         if size > most:
             raise GatewayError(413, "too_large", f"the body is larger than {most >> 20} MB")
         return bytes(body)
@@ -82,7 +81,11 @@ class Call:
     async def _wait_for_the_end(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        if not self.ended and self._main is not None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Takes the client for gone."""
+        if not self.ended and self._main is not None and not self.gone:
             self.gone = True
             self._main.cancel()
 
@@ -114,8 +117,9 @@ class Call:
         await self._send({"type": "http.response.start", "status": status, "headers": lines})
 
     async def write(self, data: bytes) -> None:
-        self.touched = time.monotonic()
+        self.touched, self.writing = time.monotonic(), True
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        self.writing = False
 
     async def end(self, data: bytes = b"") -> None:
         self.ended = True

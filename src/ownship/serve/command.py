@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
-import ipaddress
 import json
 import logging
 import socket
@@ -60,24 +60,40 @@ class Serve:
 
 def run(config: Serve) -> None:
     """Serves until SIGINT or SIGTERM. Raises UserError if something of what it was told cannot be."""
+    from ownship.gateway import mcp
     from ownship.gateway.routing import Router
     from ownship.gateway.upstreams import build
-    from ownship.serve import app
+    from ownship.serve import app, logs
+    from ownship.serve.admission import loopback
     from ownship.serve.server import Server
+    from ownship.store import database
+    from ownship.store.store import Store
 
     gateway, first = _gateway(config)
     tls = _tls(config)
-    listener = _listen(config.host, config.port)
-    _many_files()
-    router = Router(gateway, build(gateway, config.precision, config.cache_mb << 20))
-    face = app.create(router, None, app.Limits(config.max_body_mb << 20))
-    server = Server(face, config.drain, **tls)
-    url = _url(config.host, listener.getsockname()[1], bool(tls))
-    failed: list[str] = []
-    face.on_start = lambda: _when_ready(face, lambda: _say(url, first), failed, server)
-    gc.collect()
-    gc.freeze()
-    server.run(sockets=[listener])
+    if gateway.mcp:
+        mcp.require()
+    store = Store(config.store or database.default())
+    try:
+        keyed = asyncio.run(store.keyed())
+        if not keyed and not loopback(config.host):
+            raise UserError(f"--host {config.host} can be reached by others, and there are no keys: whoever finds it could use it."
+                            " Make one (ownship keys create NAME), or serve this machine only (--host 127.0.0.1)")
+        listener = _listen(config.host, config.port)
+        _many_files()
+        logs.start()
+        router = Router(gateway, build(gateway, config.precision, config.cache_mb << 20))
+        face = app.create(router, store, mcp.Toolbox(gateway.mcp) if gateway.mcp else None,
+                          app.Limits(config.max_body_mb << 20), config.log_prompts)
+        server = Server(face, config.drain, **tls)
+        url = _url(config.host, listener.getsockname()[1], bool(tls))
+        failed: list[str] = []
+        face.on_start = lambda: _when_ready(face, lambda: _say(url, first, keyed), failed, server)
+        gc.collect()
+        gc.freeze()  # what is there now stays, and need not be looked through again
+        server.run(sockets=[listener])
+    finally:
+        store.close()
     if failed:
         raise UserError(failed[0])
 
@@ -112,13 +128,6 @@ def _tls(config: Serve) -> dict[str, str]:
     except (OSError, ValueError) as error:
         raise UserError(f"the certificate or its key cannot be used: {error}") from None
     return {"ssl_certfile": str(config.tls_cert), "ssl_keyfile": str(config.tls_key)}
-
-
-def loopback(host: str) -> bool:
-    """Is this an address that only this machine reaches?"""
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -163,12 +172,12 @@ async def _when_ready(face: App, say: Callable[[], None], failed: list[str], ser
     say()
 
 
-def _say(url: str, model: str, key: bool = False) -> None:
+def _say(url: str, model: str, key: bool) -> None:
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello!"}]})
     header = " -H \"Authorization: Bearer $OWNSHIP_KEY\"" if key else ""
     secret = "os.environ['OWNSHIP_KEY']" if key else "'none'"
     print(f"serving {model} at {url}/v1   (Ctrl-C ends it)\n\n"
           f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json'{header} -d '{body}'\n\n"
-          f"  from openai import OpenAI\n"
+          f"  {'import os; ' if key else ''}from openai import OpenAI\n"
           f"  client = OpenAI(base_url={url + '/v1'!r}, api_key={secret})\n"
           f"  client.chat.completions.create(model={model!r}, messages=[{{'role': 'user', 'content': 'Hello!'}}])\n", flush=True)
