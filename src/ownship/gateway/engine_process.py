@@ -317,7 +317,8 @@ class EngineProcess:
 async def within(deadline: float | None, work: Coroutine[Any, Any, T]) -> T:
     """Raises GatewayError 504 at the deadline (`time.monotonic`)."""
     try:
-        return await asyncio.wait_for(work, None if deadline is None else max(0.0, deadline - time.monotonic()))
+        async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):  # wait_for can lose a cancellation
+            return await work
     except TimeoutError:
         raise GatewayError(504, "timeout", "the deadline passed before the reply was complete") from None
 
