@@ -7,9 +7,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
-from stage import Stage, serving
+from stage import HTTP, Stage, serving
 from tiny import byte_tokenizer
 
 from ownship.gateway.routing import Router
@@ -38,6 +37,6 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(tiny_folder: Path) -> Iterator[Stage]:
     config = single(str(tiny_folder), "tiny")
     with serving(create(Router(config, build(config, "float32")))) as stage:
-        while httpx.get(f"{stage.url}/ready").status_code != 200:
+        while HTTP.get(f"{stage.url}/ready").status_code != 200:
             time.sleep(0.05)
         yield stage

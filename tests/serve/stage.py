@@ -21,6 +21,7 @@ from ownship.gateway.types import Upstream
 from ownship.serve.app import App, create
 from ownship.serve.server import Server
 
+HTTP = httpx.Client(timeout=60, limits=httpx.Limits(max_connections=None))  # one for all: to make one takes as long as 20 requests
 HELLO: list[Any] = [{"role": "user", "content": "Hello!"}]
 WHOLE_ABILITIES = ["images", "tools", "schema", "logprobs", "completions", "choices"]
 
@@ -43,12 +44,12 @@ class Stage:
         headers = {"authorization": f"Bearer {key}"} if key is not None else {}
         if body is not None:
             options["json"] = body
-        return httpx.post(self.url + path, timeout=60, headers={**headers, **options.pop("headers", {})}, **options)
+        return HTTP.post(self.url + path, headers={**headers, **options.pop("headers", {})}, **options)
 
     def metric(self, name: str, key: str | None = None, **labels: str) -> float:
         """The sum of all lines of a metric that have these labels."""
         headers = {"authorization": f"Bearer {key}"} if key is not None else {}
-        text = httpx.get(f"{self.url}/metrics", headers=headers).text
+        text = HTTP.get(f"{self.url}/metrics", headers=headers).text
         found = re.findall(rf"^ownship_{name}(?:\{{(.*)\}})? (\S+)$", text, re.MULTILINE)
         return sum(float(value) for said, value in found if all(f'{label}="{wanted}"' in said for label, wanted in labels.items()))
 

@@ -10,7 +10,7 @@ import httpx
 import jsonschema
 import openai
 import pytest
-from stage import HELLO, Stage, eventually
+from stage import HELLO, HTTP, Stage, eventually
 
 SCHEMA = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"type": "integer", "maximum": 99,
           "minimum": 0}}, "required": ["name", "age"], "additionalProperties": False}
@@ -143,7 +143,7 @@ def test_responses(tiny: Stage) -> None:
 
 def test_messages(tiny: Stage) -> None:
     client = tiny.anthropic()
-    body: Any = {"model": "tiny", "max_tokens": 10, "messages": HELLO, "temperature": 0}
+    body: Any = {"model": "tiny", "max_tokens": 10, "messages": HELLO, "extra_body": {"temperature": 0}}
     whole = client.messages.create(**body)
     assert whole.stop_reason == "max_tokens" and whole.usage.output_tokens == 10 and whole.model == "tiny"
     with client.messages.stream(**body) as stream:
@@ -172,7 +172,7 @@ def test_completions_as_evaluation_harnesses_ask(tiny: Stage) -> None:
         assert scored["token_logprobs"][-1] == max(scored["top_logprobs"][-1].values())  # greedy
     none = tiny.post("/v1/completions", {**body, "max_tokens": 0}).json()["choices"][0]["logprobs"]
     assert none["token_logprobs"] == reply["choices"][0]["logprobs"]["token_logprobs"][:-1]
-    info = httpx.get(f"{tiny.url}/tokenizer_info").json()
+    info = HTTP.get(f"{tiny.url}/tokenizer_info").json()
     assert info["eos_token"] == "<|im_end|>" and "im_start" in info["chat_template"]
 
 
@@ -229,7 +229,7 @@ def test_malformed_bodies(tiny: Stage, content: bytes, kind: str, status: int) -
 @pytest.mark.parametrize(("method", "path", "status"), [
     ("GET", "/", 404), ("GET", "/v1/nothing", 404), ("GET", "/v1/chat/completions", 405), ("DELETE", "/v1/models", 405)])
 def test_unknown_paths(tiny: Stage, method: str, path: str, status: int) -> None:
-    response = httpx.request(method, tiny.url + path)
+    response = HTTP.request(method, tiny.url + path)
     assert response.status_code == status and response.json()["error"]["type"] == "invalid_request_error"
 
 
@@ -244,7 +244,8 @@ def test_leaving_frees_the_slot(tiny: Stage, stream: bool) -> None:
         body = {"model": "tiny", "messages": HELLO, "max_tokens": 4000, "stream": stream, "logit_bias": {"257": -100}, "n": 4}
         if stream:
             with client.stream("POST", f"{tiny.url}/v1/chat/completions", json=body) as response:
-                next(response.iter_lines())
+                lines = response.iter_lines()  # let go, it would close the connection
+                next(lines)
                 eventually(lambda: tiny.metric("requests_running") == 4)
         else:
             with pytest.raises(httpx.ReadTimeout):
@@ -258,7 +259,7 @@ def test_leaving_frees_the_slot(tiny: Stage, stream: bool) -> None:
 def test_metrics_have_the_fields_names(tiny: Stage) -> None:
     ask(tiny, stream=True).close()
     list(ask(tiny, stream=True))
-    text = httpx.get(f"{tiny.url}/metrics").text
+    text = HTTP.get(f"{tiny.url}/metrics").text
     for name in ("requests_running", "requests_waiting", "kv_cache_usage_ratio", "prefix_cache_queries_total",
                  "prefix_cache_hits_total", "prompt_tokens_total", "generation_tokens_total", "time_to_first_token_seconds_bucket",
                  "inter_token_latency_seconds_bucket", "e2e_request_latency_seconds_bucket", "request_queue_seconds_bucket"):
