@@ -69,7 +69,6 @@ class Replies:
         try:
             if not await self._from_cache(work):
                 await (self._stream(work) if asked.stream else self._whole(work))
-                await self._keep(work)
         except asyncio.CancelledError:
             if (error := call.why_cancelled()) is None:
                 raise
@@ -118,6 +117,7 @@ class Replies:
         body = sse.dumps(work.front.whole(work.asked, reply))
         if work.copy is not None:
             work.copy.append(body)
+        await self._keep(work)
         await work.call.reply(200, body, work.trace.headers())
 
     async def _stream(self, work: Work) -> None:
@@ -140,6 +140,7 @@ class Replies:
                         work.copy.append(data)
                     await call.write(data)
             work.said = None
+            await self._keep(work)
             await call.end()
         except GatewayError as error:
             await self._break_off(work, writer, error)
@@ -234,6 +235,7 @@ class Replies:
         return True
 
     async def _keep(self, work: Work) -> None:
+        """Before the client has the last of it: whoever asks again finds it."""
         key, copy = work.caller.key, work.copy
         if copy and key is not None and self.store is not None:
             with contextlib.suppress(StoreFailed):
