@@ -1,4 +1,4 @@
-"""Clients for the measurement of gateways: chat completions on this machine, bounded in number and time, each reply held to its nonce.
+"""Clients for the measurement of gateways: chat completions on this machine, bounded in number and time, each held to its nonce.
 
     python bench/load.py '{"port": …, "key": …, "model": "stub", "stream": true, "clients": 64, "requests": 2000, "seconds": 30}'
 
