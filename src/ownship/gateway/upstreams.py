@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ownship.gateway.config import Config, UpstreamTable
+from ownship.gateway.config import Config, UpstreamTable, parse
 from ownship.gateway.engine_process import EngineProcess
 from ownship.gateway.local import Local
 from ownship.gateway.types import Upstream
@@ -22,6 +22,6 @@ def _build(name: str, table: UpstreamTable, precision: str, cache_bytes: int) ->
 
 
 def single(model: str, name: str, concurrency: int = 256, queue: int = 256) -> Config:
-    """One model of the local engine and nothing else."""
-    return Config.model_validate({"upstreams": {"engine": {"engine": model, "concurrency": concurrency, "queue": queue}},
-                                  "models": {name: {"upstream": "engine"}}})
+    """One model of the local engine and nothing else. Raises UserError for a name that cannot be one."""
+    return parse({"upstreams": {"engine": {"engine": model, "concurrency": concurrency, "queue": queue}},
+                  "models": {name: {"upstream": "engine"}}})

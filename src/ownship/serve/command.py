@@ -7,6 +7,7 @@ import contextlib
 import gc
 import json
 import logging
+import re
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +21,6 @@ from ownship.errors import UserError
 if TYPE_CHECKING:
     from ownship.gateway.config import Config
     from ownship.serve.app import App
-
-DEFAULT = "smollm2-135m-instruct"
 
 
 @dataclass(frozen=True)
@@ -110,10 +109,13 @@ def _gateway(config: Serve) -> tuple[Config, str]:
         if not loaded.models:
             raise UserError(f"{config.config}: there are no [models]")
         return loaded, next(iter(loaded.models))
-    model = config.model or DEFAULT
-    path = Path(model).expanduser()
-    name = config.name or (path.resolve().stem if path.is_file() else path.resolve().name if path.is_dir() else model)
-    return single(model, name, queue=config.max_waiting), name
+    from ownship.model import zoo
+
+    model = config.model or zoo.DEFAULT
+    path = zoo.resolve(model)
+    own = path.resolve().stem if path.is_file() else path.resolve().name
+    name = config.name or (model if not Path(model).expanduser().exists() else re.sub(r"[^A-Za-z0-9._@-]+", "-", own).strip("-._"))
+    return single(model, name or "model", queue=config.max_waiting), name or "model"
 
 
 def _tls(config: Serve) -> dict[str, str]:
@@ -132,6 +134,8 @@ def _tls(config: Serve) -> dict[str, str]:
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
+        if not 0 <= port <= 65535:  # getaddrinfo would take the rest of a division
+            raise OverflowError("a port is between 0 and 65535")
         family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family, kind, number)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
