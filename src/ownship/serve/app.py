@@ -200,7 +200,11 @@ class App:
 
     async def _document(self, call: Call) -> None:
         streams = frozenset(f"/v1{front.PATH}" for front in FRONTS.values())
-        await call.reply(200, sse.dumps(openapi.document(_BODIES, _READS, streams)))
+        try:
+            models = self.router.names((await self._admit(call, "models")).ask)
+        except GatewayError:  # the document is for everyone, the names of the models are not
+            models = []
+        await call.reply(200, sse.dumps(openapi.document(_BODIES, _READS, streams, models)))
 
     def _local(self, name: str | None) -> Local:
         """The local model of that name; without one, the first there is."""

@@ -16,15 +16,17 @@ _ERROR = {"type": "object", "required": ["error"], "properties": {"error": {
 
 
 def document(bodies: Mapping[str, tuple[str, type[BaseModel]]], reads: Mapping[str, str],
-             streams: frozenset[str]) -> dict[str, Any]:
+             streams: frozenset[str], models: list[str]) -> dict[str, Any]:
     """`bodies`: what each POST path does and takes; `reads`: what each GET path tells; `streams`: paths that may answer with
-    server-sent events."""
+    server-sent events; `models`: what the reader may ask for."""
     schemas: dict[str, Any] = {}
     paths: dict[str, Any] = {}
     for path, (about, model) in bodies.items():
         prefix = "".join(word.capitalize() for word in path.removeprefix("/v1").replace("_", "/").split("/"))
         schema = model.model_json_schema(ref_template=f"#/components/schemas/{prefix}{{model}}")
         schemas |= {prefix + name: each for name, each in schema.pop("$defs", {}).items()}
+        if models and "model" in schema["required"]:
+            schema["properties"]["model"] = {"type": "string", "enum": models}
         schemas[prefix] = schema
         content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
         if path in streams:

@@ -103,11 +103,12 @@ class Replies:
         seconds = self.router.config.retry.deadline
         if (said := call.headers.get("x-ownship-timeout")) is not None:
             try:
-                seconds = min(seconds, float(said))
+                asked = float(said)
             except ValueError:
-                seconds = -1.0
-            if not seconds > 0:
+                asked = -1.0
+            if not asked > 0:  # nor NaN
                 raise invalid("x-ownship-timeout is a number of seconds", "x-ownship-timeout")
+            seconds = min(seconds, asked)
         return time.monotonic() + seconds
 
     # The reply
