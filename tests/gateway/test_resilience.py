@@ -193,7 +193,7 @@ def test_a_deadline_ends_it(hang: list[Step]) -> None:
             await get(door, deadline=5)
         assert caught.value.status == 504
         assert asyncio.get_running_loop().time() - start == pytest.approx(5)
-        assert door._guards["a"].breaker._calls.count((1005.0, False)) == 0  # the client was impatient, not the upstream slow
+        assert door.guards["a"].breaker._calls.count((1005.0, False)) == 0  # the client was impatient, not the upstream slow
 
     run(main())
     assert a.running == 0 and len(a.requests) == 1
@@ -236,7 +236,7 @@ def test_who_hangs_up_ends_the_upstreams_work_at_once(where: str, how: str) -> N
             task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert a.running == 0
-        assert door._guards["a"].slots._value == 64
+        assert door.guards["a"].slots._value == 64
         return trace.attempts[0].outcome
 
     assert run(main()) == "cancelled"
@@ -393,7 +393,7 @@ def test_a_hedge_races_the_slow_and_the_loser_is_ended() -> None:
             await get(door)
         start = asyncio.get_running_loop().time()
         events, trace = await get(door)
-        assert a.running == 0 and door._guards["a"].slots._value == 64
+        assert a.running == 0 and door.guards["a"].slots._value == 64
         return a, text(events), trace, asyncio.get_running_loop().time() - start
 
     a, said, trace, took = run(main([slow, quick]))
@@ -494,6 +494,6 @@ def test_whatever_happens(scripts: list[list[list[Step]]], attempts: int, hedge:
         assert calls == len(trace.attempts) <= len(upstreams) * attempts * (2 if hedge else 1)
         assert all(attempt.outcome != "under way" and attempt.ended is not None for attempt in trace.attempts)
         assert all(upstream.running == 0 for upstream in upstreams.values())
-        assert all(guard.slots._value == 64 for guard in door._guards.values())
+        assert all(guard.slots._value == 64 for guard in door.guards.values())
 
     run(main())

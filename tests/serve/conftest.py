@@ -1,40 +1,42 @@
-"""A tiny random network with the default model's tokenizer, and servers around it."""
+"""A tiny network behind the served application. One for all tests, started when the first one asks."""
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from serving import CONTEXT, Server, running
+from stage import HTTP, Stage, serving
+from tiny import byte_tokenizer
 
-from ownship.engine.engine import Engine
-from ownship.model import gguf, zoo
+from ownship.gateway.routing import Router
+from ownship.gateway.upstreams import build, single
+from ownship.model import checkpoint
 from ownship.model.llama import Llama, LlamaConfig
-from ownship.model.tokenizer import Tokenizer, from_gguf
+from ownship.serve.app import create
+
+CONTEXT = 4096
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the engines' processes: beside other work, threads wait for each other
 
 
 @pytest.fixture(scope="session")
-def smol_tokenizer() -> Tokenizer:
-    path = zoo.resolve(zoo.DEFAULT)
-    return from_gguf(gguf.GGUF(path).meta, path)
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every byte is a token; weights large enough that replies depend on their prompts."""
+    tokenizer = byte_tokenizer()
+    sizes = LlamaConfig(vocab_size=tokenizer.size, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+                        num_key_value_heads=2, head_dim=8, max_position_embeddings=CONTEXT, tie_word_embeddings=True,
+                        eos_token_ids=(tokenizer.eos_id,))
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    checkpoint.save(Llama(sizes).init_weights(0, std=0.3), tokenizer, folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
-def tiny() -> Llama:
-    """Weights large enough that replies depend on their prompts, and that no two best tokens are nearly equal."""
-    sizes = LlamaConfig(vocab_size=49152, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-                        num_key_value_heads=2, head_dim=8, max_position_embeddings=CONTEXT)
-    return Llama(sizes).init_weights(0, std=0.3)
-
-
-@pytest.fixture(scope="session")
-def server(tiny: Llama, smol_tokenizer: Tokenizer) -> Iterator[Server]:
-    with running(Engine(tiny, smol_tokenizer), max_waiting=256) as found:
-        yield found
-
-
-@pytest.fixture
-def narrow(tiny: Llama, smol_tokenizer: Tokenizer) -> Iterator[Server]:
-    """One request runs, one waits."""
-    with running(Engine(tiny, smol_tokenizer, max_rows=1), max_waiting=1) as found:
-        yield found
+def tiny(tiny_folder: Path) -> Iterator[Stage]:
+    config = single(str(tiny_folder), "tiny")
+    with serving(create(Router(config, build(config, "float32")))) as stage:
+        while HTTP.get(f"{stage.url}/ready").status_code != 200:
+            time.sleep(0.05)
+        yield stage

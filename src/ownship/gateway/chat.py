@@ -202,7 +202,7 @@ class StreamOptions(Strict):
     include_obfuscation: Literal[False] | None = None
 
 
-class _Body(Strict):
+class Body(Strict):
     model: str
     messages: list[_Message] = Field(min_length=1)
     stream: bool | None = None
@@ -254,7 +254,7 @@ def biases(given: dict[str, float] | None) -> dict[int, float]:
 
 
 def read(body: Any) -> Asked:
-    given = validated(_Body, body)
+    given = validated(Body, body)
     if given.stream_options is not None and not given.stream:
         raise invalid("stream_options needs stream: true", "stream_options")
     if given.top_logprobs is not None and not given.logprobs:

@@ -40,7 +40,7 @@ _Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 _MAX_PROMPTS = 1024
 
 
-class _Body(Strict):
+class Body(Strict):
     model: str
     prompt: Annotated[str, Field(min_length=1)] | _Ids | list[Annotated[str, Field(min_length=1)]] | list[_Ids]
     stream: bool | None = None
@@ -64,7 +64,7 @@ class _Body(Strict):
 
 
 def read(body: Any) -> Asked:
-    given = validated(_Body, body)
+    given = validated(Body, body)
     if given.stream_options is not None and not given.stream:
         raise invalid("stream_options needs stream: true", "stream_options")
     if given.best_of not in (None, given.n or 1):

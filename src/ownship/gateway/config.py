@@ -26,6 +26,7 @@ from ownship.gateway.types import Wire
 Privacy = Literal["local", "company", "public"]
 Ability = Literal["images", "tools", "schema", "logprobs", "completions", "choices"]
 REACH: dict[Privacy, int] = {"local": 0, "company": 1, "public": 2}
+REPLY = 1024  # tokens that a reply of the local engine may have, if there is room, where a request names no bound
 POLICY = "ownship/"  # `ownship/auto` asks the policy `auto` for a model
 
 # What an upstream of each kind is taken to be capable of where its models do not say.
@@ -84,6 +85,7 @@ class UpstreamTable(Remote):
     engine: str | None = None
     wire: Wire = "chat"
     concurrency: Count = 64  # requests under way at once; more wait their turn
+    queue: Annotated[int, Field(ge=0)] = 256  # of these at most; more are told to come back (429)
     first_token: Seconds = 120.0  # longest wait for the first token of a reply
 
     @model_validator(mode="after")

@@ -27,7 +27,7 @@ import tokenizers
 import ownship
 from ownship.engine.request import Sampling
 from ownship.errors import UserError
-from ownship.gateway.types import GatewayError
+from ownship.gateway.types import GatewayError, NotNow
 from ownship.model.tokenizer import Tokenizer
 
 State = Literal["loading", "ready", "failed"]
@@ -147,7 +147,7 @@ class EngineProcess:
             return self.info
         wait = max(1.0, math.ceil(self._next_start - time.monotonic()))
         why = "the model is being loaded" if self.state == "loading" else f"the engine is not available: {self.reason}"
-        raise GatewayError(503, "overloaded", why, code="model_not_ready", retry_after=wait)
+        raise NotNow(503, "overloaded", why, code="model_not_ready", retry_after=wait)
 
     @contextlib.contextmanager
     def open(self, count: int) -> Iterator[Jobs]:
@@ -155,7 +155,7 @@ class EngineProcess:
         self.available()
         if self._open + count > self.limit:
             wait = math.ceil(max(1.0, min(60.0, self._holding * max(1, self._open - self.rows) / self.rows)))
-            raise GatewayError(429, "rate_limit", "too many requests are waiting", code="queue_full", retry_after=wait)
+            raise NotNow(429, "rate_limit", "too many requests are waiting", code="queue_full", retry_after=wait)
         jobs = Jobs(self, count)
         self._open += count
         try:
@@ -306,10 +306,10 @@ class EngineProcess:
         """Tells everyone who waits."""
         self.load = {}
         for jobs in {*self._jobs.values()}:
-            jobs.queue.put_nowait(GatewayError(503, "upstream", why, code="engine_died", retry_after=1.0))
+            jobs.queue.put_nowait(NotNow(503, "upstream", why, code="engine_died", retry_after=1.0))
         for future in self._compiling.values():
             if not future.done():
-                future.set_exception(GatewayError(503, "upstream", why, code="engine_died", retry_after=1.0))
+                future.set_exception(NotNow(503, "upstream", why, code="engine_died", retry_after=1.0))
         self._jobs.clear()
         self._compiling.clear()
 
@@ -317,7 +317,8 @@ class EngineProcess:
 async def within(deadline: float | None, work: Coroutine[Any, Any, T]) -> T:
     """Raises GatewayError 504 at the deadline (`time.monotonic`)."""
     try:
-        return await asyncio.wait_for(work, None if deadline is None else max(0.0, deadline - time.monotonic()))
+        async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):  # wait_for can lose a cancellation
+            return await work
     except TimeoutError:
         raise GatewayError(504, "timeout", "the deadline passed before the reply was complete") from None
 

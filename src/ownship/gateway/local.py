@@ -10,6 +10,7 @@ from typing import Any
 from ownship.engine.request import Sampling
 from ownship.errors import UserError
 from ownship.gateway.choice import Choice, Phase, Plan
+from ownship.gateway.config import REPLY
 from ownship.gateway.engine_process import EngineProcess, Info, Spec, within
 from ownship.gateway.render import Renderer, offered, size, thinking
 from ownship.gateway.toolcalls import parameters, spec
@@ -18,7 +19,6 @@ from ownship.model import toolcalls
 from ownship.model.tokenizer import Tokenizer
 
 _SHORT = 20_000  # characters that are made into tokens at once, in a few milliseconds; more in a thread
-_MAX_TOKENS = 1024  # of a reply whose request names no bound
 # How much of a reply's bound its reasoning may take, by effort; with nothing said, as much as leaves room for an answer.
 _SHARES = {"minimal": 0.1, "low": 0.2, "medium": 0.5, "high": 0.8, "xhigh": 0.9, "max": 0.95, None: 0.8}
 
@@ -121,7 +121,7 @@ class Local:
         if any(not 0 <= id < info.vocabulary for id in request.logit_bias):
             raise invalid(f"logit_bias names a token id outside the vocabulary of {info.vocabulary}", "logit_bias")
         most = info.capacity - len(prompt)
-        tokens = request.max_tokens if request.max_tokens is not None else max(1, min(most, _MAX_TOKENS))
+        tokens = request.max_tokens if request.max_tokens is not None else max(1, min(most, REPLY))
         if tokens < (0 if request.echo else 1):
             raise invalid("max_tokens must be at least 1; 0 needs echo", "max_tokens")
         if max(tokens, 1) > most:

@@ -80,7 +80,7 @@ class Server:
             now = asyncio.get_running_loop().time()
             if self._client is not None or now < self._not_before:
                 return
-            _import()
+            require()
             await self.close()
             self._stop = asyncio.Event()
             ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -196,7 +196,7 @@ async def _transport(table: MCPTable) -> AsyncIterator[Any]:
         yield streamable_http_client(table.url, http_client=client)
 
 
-def _import() -> None:
+def require() -> None:
     try:
         import mcp  # noqa: F401
     except ImportError:

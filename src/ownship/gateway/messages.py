@@ -220,7 +220,7 @@ class _Metadata(Strict):
     user_id: str | None = None
 
 
-class _Counted(Strict):
+class Counted(Strict):
     """What a prompt consists of, and so what count_tokens takes."""
 
     model: str
@@ -234,7 +234,7 @@ class _Counted(Strict):
     speed: Literal["standard"] | None = None
 
 
-class _Body(_Counted):
+class Body(Counted):
     max_tokens: int = Field(ge=1)
     stream: bool | None = None
     temperature: float | None = Field(None, ge=0, le=1)
@@ -246,7 +246,7 @@ class _Body(_Counted):
 
 
 def read(body: Any) -> Asked:
-    given = validated(_Body, body)
+    given = validated(Body, body)
     if isinstance(given.thinking, _Enabled) and given.thinking.budget_tokens >= given.max_tokens:
         raise invalid("thinking.budget_tokens must be less than max_tokens", "thinking.budget_tokens")
     request = Request(**_prompt(given), max_tokens=given.max_tokens, temperature=given.temperature, top_p=given.top_p,
@@ -257,10 +257,10 @@ def read(body: Any) -> Asked:
 
 def read_count(body: Any) -> Request:
     """The body of /v1/messages/count_tokens, whose reply is {"input_tokens": n}. Raises GatewayError (400)."""
-    return checked(Request(**_prompt(validated(_Counted, body))))
+    return checked(Request(**_prompt(validated(Counted, body))))
 
 
-def _prompt(given: _Counted) -> dict[str, Any]:
+def _prompt(given: Counted) -> dict[str, Any]:
     system = _parts(given.system or "")
     messages = [Message("system", system)] if system else []
     for turn in given.messages:

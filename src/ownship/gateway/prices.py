@@ -107,6 +107,28 @@ def estimate(request: Request) -> int:
     return tools + sum(_of_message(message) for message in request.messages)
 
 
+def most(request: Request) -> int:
+    """Tokens of the prompt at most, which is what a budget reserves: a token stands for a byte at least, and templates add some.
+    (A picture is taken for what a large one costs: no provider says more beforehand.)"""
+    if isinstance(request.prompt, tuple):
+        return len(request.prompt)
+    if request.prompt is not None:
+        return len(request.prompt.encode(errors="surrogatepass")) + 1
+    total = 200 + sum(len((tool.name + tool.description + str(tool.schema)).encode(errors="surrogatepass")) + 32
+                      for tool in request.tools)
+    if request.format is not None and request.format.schema is not None:
+        total += len(str(request.format.schema).encode(errors="surrogatepass"))
+    for message in request.messages:
+        total += 32 + len((message.name or "").encode(errors="surrogatepass"))
+        for part in message.parts:
+            for one in part.content if isinstance(part, ToolResult) else (part,):
+                if isinstance(one, ToolCall):
+                    total += 32 + len((one.name + one.arguments).encode(errors="surrogatepass"))
+                else:
+                    total += len(one.text.encode(errors="surrogatepass")) + 8 if hasattr(one, "text") else _IMAGE
+    return total
+
+
 def _of_message(message: Message) -> int:
     total = 8
     for part in message.parts:

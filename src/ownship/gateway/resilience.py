@@ -16,7 +16,8 @@ from typing import Literal
 from ownship.gateway.config import RetryTable
 from ownship.gateway.health import Breaker, RetryBudget, Speed
 from ownship.gateway.trace import Attempt, Trace
-from ownship.gateway.types import Event, GatewayError, Request, Started, Upstream, Used
+from ownship.gateway.types import Event, GatewayError, NotNow, Request, Started, Upstream, Used
+from ownship.gateway.within import within
 
 Reason = Literal["error", "context"]
 _AGAIN = frozenset({429, 500, 502, 503, 504, 529})  # 529 is Anthropic's "overloaded"
@@ -34,6 +35,9 @@ class Guard:
     budget: RetryBudget
     slots: asyncio.Semaphore
     first_token: float  # seconds to wait for a reply's beginning
+    queue: int = 1 << 30  # requests that may wait for a slot
+    waiting: int = 0
+    running: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ async def _open(candidates: Sequence[Candidate], trace: Trace, deadline: float, 
                 raise failure
             pause = (failure.retry_after or 0.0) + rng.uniform(0.0, min(settings.cap, settings.base * 2.0**number))
             now = asyncio.get_running_loop().time()
-            if (isinstance(failure, _Hopeless) or failure.status not in _AGAIN or number + 1 == settings.attempts
+            if (isinstance(failure, NotNow) or failure.status not in _AGAIN or number + 1 == settings.attempts
                     or now + pause >= deadline or (more and pause > settings.cap) or not candidate.guard.budget.spend()):
                 break
             await asyncio.sleep(pause)
@@ -125,10 +129,6 @@ async def _begin(call: _Call, hedge: bool, wait: bool) -> _Call:
             await loser.close()
 
 
-class _Hopeless(GatewayError):
-    """To try again here would not help: the upstream was not even called, or it refuses the gateway."""
-
-
 class _Call:
     """One call of an upstream: takes a place there in `begin`, gives it back in `close`."""
 
@@ -145,9 +145,12 @@ class _Call:
 
         `wait` for a place if all are taken; `apart` reads the stream in a task of its own, since another goes on reading.
         """
-        guard, until = self.candidate.guard, min(self.deadline, _now() + self.candidate.guard.first_token)
+        guard = self.candidate.guard
+        until = min(self.deadline, _now() + guard.first_token)
         try:
             await self._enter(wait, until)
+            if not self.candidate.request.stream:  # its first token comes with its last one
+                until = self.deadline
             self._attempt = Attempt(self.candidate.model, guard.name, self.why, self.trace.now())
             self.trace.attempts.append(self._attempt)
             stream = guard.upstream.stream(self.candidate.request, self.deadline)
@@ -158,7 +161,7 @@ class _Call:
             self.broke(error)
             await self.close()
             if isinstance(error, GatewayError) and (error.status in _OURS or error.code == "upstream_key_refused"):
-                raise _Hopeless(502, "upstream", f"{guard.name} refuses the gateway's own key", code=error.code) from None
+                raise NotNow(502, "upstream", f"{guard.name} refuses the gateway's own key", code=error.code) from None
             raise
         guard.breaker.record(self._permit, True, _now())
         self._attempt.first_event = self.trace.now()
@@ -190,7 +193,7 @@ class _Call:
         bad = not isinstance(error, asyncio.CancelledError | GeneratorExit)
         if isinstance(error, GatewayError):
             # a deadline that has passed says more of the client's patience than of the upstream
-            bad = (error.status >= 500 and _now() < self.deadline) or error.status in (401, 402)
+            bad = not isinstance(error, NotNow) and ((error.status >= 500 and _now() < self.deadline) or error.status in (401, 402))
             self._attempt.outcome = f"{error.status} {error.code or error.kind}"
         else:
             self._attempt.outcome = type(error).__name__ if bad else "cancelled"
@@ -208,6 +211,7 @@ class _Call:
                 await aclose()
         finally:
             if has_slot:
+                self.candidate.guard.running -= 1
                 self.candidate.guard.slots.release()
             if self._attempt is not None and self._attempt.ended is None:
                 self._attempt.ended = self.trace.now()
@@ -218,29 +222,34 @@ class _Call:
         guard = self.candidate.guard
         if not wait and guard.slots.locked():
             self.trace.skipped.append((self.candidate.model, f"{guard.name} is full"))
-            raise _Hopeless(503, "overloaded", f"{guard.name} is full", retry_after=1.0)
+            raise NotNow(503, "overloaded", f"{guard.name} is full", retry_after=1.0)
+        if guard.slots.locked() and guard.waiting >= guard.queue:
+            self.trace.skipped.append((self.candidate.model, f"{guard.name}'s queue is full"))
+            raise NotNow(429, "rate_limit", "too many requests are waiting", code="queue_full", retry_after=1.0)
         if (left := guard.breaker.wait(_now())) == 0:
+            guard.waiting += 1
             try:
-                async with asyncio.timeout_at(until):
-                    await guard.slots.acquire()
+                await within(guard.slots.acquire(), until)
             except TimeoutError:
                 self.trace.skipped.append((self.candidate.model, f"{guard.name} is full"))
-                raise _Hopeless(503, "overloaded", f"{guard.name} is full", retry_after=1.0) from None
+                raise NotNow(503, "overloaded", f"{guard.name} is full", retry_after=1.0) from None
+            finally:
+                guard.waiting -= 1
             self._has_slot = True
+            guard.running += 1
             permit = guard.breaker.admit(_now())
             if permit is not None:
                 self._permit = permit
                 return
             left = guard.breaker.wait(_now())
         self.trace.skipped.append((self.candidate.model, f"{guard.name} fails: its breaker is open"))
-        raise _Hopeless(503, "overloaded", f"{guard.name} does not answer at present", retry_after=left)
+        raise NotNow(503, "overloaded", f"{guard.name} does not answer at present", retry_after=left)
 
     async def _read(self, until: float) -> Event:
         assert self._stream is not None
         name = self.candidate.guard.name
         try:
-            async with asyncio.timeout_at(until):
-                return await anext(self._stream)
+            return await within(anext(self._stream), until)
         except StopAsyncIteration:
             raise _Ended(502, "upstream", f"{name} ended in the midst of its reply") from None
         except TimeoutError:

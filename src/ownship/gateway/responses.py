@@ -198,7 +198,7 @@ class _StreamOptions(Strict):
     include_obfuscation: Literal[False] | None = None
 
 
-class _Body(Strict):
+class Body(Strict):
     model: str
     input: Annotated[str, Field(min_length=1)] | Annotated[list[_Item], Field(min_length=1)]
     instructions: str | None = None
@@ -227,7 +227,7 @@ class _Body(Strict):
 
 
 def read(body: Any) -> Asked:
-    given = validated(_Body, body)
+    given = validated(Body, body)
     if given.previous_response_id is not None:
         raise invalid("previous_response_id: responses are not stored here; send the whole conversation as input",
                       "previous_response_id")

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, replace
 
 from ownship.gateway import prices, resilience
-from ownship.gateway.config import POLICY, Ability, Config, PolicyTable, Privacy, may_go
+from ownship.gateway.config import POLICY, REPLY, Ability, Config, PolicyTable, Privacy, may_go
 from ownship.gateway.health import Breaker, RetryBudget, Speed
 from ownship.gateway.prices import Price
 from ownship.gateway.resilience import Candidate, Guard, Reason
@@ -52,7 +52,8 @@ class Route:
 
 @dataclass(frozen=True)
 class Plan:
-    """Who is asked, in this order. `worst` is what any one of them may cost at most, in micro-dollars: what a budget reserves."""
+    """Who is asked, in this order. `worst` is what any one of them may cost at most, in micro-dollars, and `tokens` how many prompt
+    and replies may have: what a budget reserves. `bounded`: the request itself named no bound."""
 
     asked: str
     routes: tuple[tuple[Route, frozenset[Reason]], ...]  # and the failures of others after which it is asked
@@ -60,17 +61,19 @@ class Plan:
     why: str
     skipped: tuple[tuple[str, str], ...]
     worst: int
+    tokens: int
+    bounded: bool = False
 
 
 class Router:
     """The one door. `upstreams` are by the names that gateway.toml gives them; the router closes them."""
 
     def __init__(self, config: Config, upstreams: Mapping[str, Upstream], rng: random.Random | None = None) -> None:
-        self.config = config
+        self.config, self.upstreams = config, upstreams
         self._rng = rng or random.Random()
-        self._guards = {
+        self.guards = {
             name: Guard(name, upstreams[name], Breaker(name, config.breaker), RetryBudget(config.retry.share),
-                        asyncio.Semaphore(table.concurrency), table.first_token)
+                        asyncio.Semaphore(table.concurrency), table.first_token, table.queue)
             for name, table in config.upstreams.items()}
         self.speeds = {name: Speed() for name in config.models}
         self.routes = {
@@ -90,25 +93,29 @@ class Router:
         target = self.config.aliases.get(request.model, request.model)
         name = target.removeprefix(POLICY)
         if target in self.routes and (ask.models is None or target in ask.models):
-            routes, why, skipped = self._named(self.routes[target], request, ask, prompt)
+            routes, why, skipped = self._named(self.routes[target], request, ask)
         elif target.startswith(POLICY) and (name == "auto" or name in self.config.policies):
             policy = self.config.policies.get(name, PolicyTable())
             routes, why, skipped = self._chosen(target, policy, request, ask, prompt)
         else:
             raise GatewayError(404, "not_found", f"there is no model {request.model[:100]!r}", "model", "model_not_found")
-        if ask.money is not None and request.max_tokens is None:
-            # a reply without a bound could cost more than was reserved for it
+        bounded = ask.money is not None and request.max_tokens is None
+        if bounded:  # a reply without a bound could cost more than was reserved for it
             request = replace(request, max_tokens=min(route.max_output for route, _ in routes))
-        worst = max(self._worst(route, request, prompt) for route, _ in routes)
-        return Plan(request.model, tuple(routes), request, why, tuple(skipped), worst)
+        most = _most(request, ask)
+        worst = max(self._worst(route, request, most) for route, _ in routes)
+        reply = request.max_tokens if request.max_tokens is not None else max(route.max_output for route, _ in routes)
+        return Plan(request.model, tuple(routes), request, why, tuple(skipped), worst, most + request.n * reply, bounded)
 
     def stream(self, plan: Plan, trace: Trace, deadline: float | None = None) -> AsyncGenerator[Event, None]:
         """The reply; `trace` (of `Trace(plan.asked)`) is written as it goes. `deadline` is on `time.monotonic`."""
         candidates = []
         for route, after in plan.routes:
             request = replace(plan.request, model=route.model)
+            if plan.bounded and (request.max_tokens or 0) >= REPLY and self.config.upstreams[route.upstream].engine is not None:
+                request = replace(request, max_tokens=None)  # the engine's own bound is less, and minds the room there is
             candidates.append(
-                Candidate(route.name, self._guards[route.upstream], self.speeds[route.name], request, route.context, after))
+                Candidate(route.name, self.guards[route.upstream], self.speeds[route.name], request, route.context, after))
         trace.why = plan.why
         trace.skipped.extend(plan.skipped)
         if deadline is None:
@@ -119,34 +126,35 @@ class Router:
         """Tokens of the prompt, as the model that would answer counts them."""
         plan = self.plan(request, ask)
         route = plan.routes[0][0]
-        return await self._guards[route.upstream].upstream.count(replace(plan.request, model=route.model))
+        return await self.guards[route.upstream].upstream.count(replace(plan.request, model=route.model))
 
     def cost(self, model: str, usage: Usage) -> int:
         """Micro-dollars, of the model that `trace.model` names."""
         return prices.cost(self.routes[model].price, usage)
 
     async def close(self) -> None:
-        await asyncio.gather(*(guard.upstream.close() for guard in self._guards.values()))
+        await asyncio.gather(*(guard.upstream.close() for guard in self.guards.values()))
 
-    def _worst(self, route: Route, request: Request, prompt: int) -> int:
+    def _worst(self, route: Route, request: Request, most: int) -> int:
+        """`most` tokens of the prompt."""
         reply = route.max_output if request.max_tokens is None else request.max_tokens
         calls = 2 if self.config.hedge.on else 1
-        return calls * prices.worst_case(route.price, prompt, reply, request.n)
+        return calls * prices.worst_case(route.price, most, reply, request.n)
 
-    def _named(self, route: Route, request: Request, ask: Ask, prompt: int) -> _Choice:
+    def _named(self, route: Route, request: Request, ask: Ask) -> _Choice:
         """The model that was asked for, then who steps in for it."""
         if refusal := _forbidden(route, ask):
             raise GatewayError(403, "permission", f"{route.name} {refusal}", "model", "privacy")
         fallbacks = self.config.fallbacks.get(route.name)
         lists = {"error": fallbacks.error, "context": fallbacks.context, "budget": fallbacks.budget} if fallbacks else {}
-        poor = self._too_dear(route, request, ask, prompt)
+        poor = self._too_dear(route, request, ask)
         names = lists.get("budget", []) if poor else list(dict.fromkeys([*lists.get("error", []), *lists.get("context", [])]))
         routes: list[tuple[Route, frozenset[Reason]]] = [] if poor else [(route, _ANY)]
         skipped = [(route.name, poor)] if poor else []
         needs = _needs(request)
         for name in names:
             other = self.routes[name]
-            refusal = _forbidden(other, ask) or _unable(other, needs) or self._too_dear(other, request, ask, prompt)
+            refusal = _forbidden(other, ask) or _unable(other, needs) or self._too_dear(other, request, ask)
             if refusal:
                 skipped.append((name, refusal))
             else:
@@ -178,7 +186,7 @@ class Router:
             # one that was never measured is taken to be like the others, or nobody would ever measure it
             seconds = measured if measured is not None else sum(known) / len(known) if known else 0.0
             refusal = (_forbidden(route, ask) or (None if may_go(policy.privacy, route.privacy) else f"is {route.privacy}")
-                       or _unable(route, needs) or self._too_dear(route, request, ask, prompt))
+                       or _unable(route, needs) or self._too_dear(route, request, ask))
             if refusal is None and route.context is not None and room > route.context:
                 refusal = f"has room for {route.context} tokens, not {room}"
             if refusal is None and quality < policy.min_quality:
@@ -198,7 +206,7 @@ class Router:
             raise GatewayError(400, "invalid", f"no model suits this request: {reasons}", "model", "no_suitable_model")
         now = asyncio.get_running_loop().time()
         # who is known to be down is asked last, whatever its merits
-        ranked.sort(key=lambda row: (self._guards[self.routes[row[1]].upstream].breaker.wait(now) > 0, -row[0], row[1]))
+        ranked.sort(key=lambda row: (self.guards[self.routes[row[1]].upstream].breaker.wait(now) > 0, -row[0], row[1]))
         why = f"{asked} chose {ranked[0][1]}, {ranked[0][2]}"
         if len(ranked) > 1:
             why += f"; next {ranked[1][1]}, score {ranked[1][0]:.3f}"
@@ -206,8 +214,8 @@ class Router:
             why += f"; left out: {', '.join(f'{name} ({refusal})' for name, refusal in skipped)}"
         return [(self.routes[name], _ANY) for _, name, _ in ranked], why[:800], skipped
 
-    def _too_dear(self, route: Route, request: Request, ask: Ask, prompt: int) -> str | None:
-        if ask.money is None or (worst := self._worst(route, request, prompt)) <= ask.money:
+    def _too_dear(self, route: Route, request: Request, ask: Ask) -> str | None:
+        if ask.money is None or (worst := self._worst(route, request, _most(request, ask))) <= ask.money:
             return None
         return f"may cost {worst / 1e6:.6f} dollars, and {max(0, ask.money) / 1e6:.6f} are left"
 
@@ -220,6 +228,10 @@ def _forbidden(route: Route, ask: Ask) -> str | None:
     if ask.models is not None and route.name not in ask.models:
         return "is not allowed for this key"
     return None if may_go(ask.privacy, route.privacy) else f"is {route.privacy}, and this data must stay {ask.privacy}"
+
+
+def _most(request: Request, ask: Ask) -> int:
+    return prices.most(request) if ask.prompt is None else ask.prompt
 
 
 def _unable(route: Route, needs: frozenset[Ability]) -> str | None:

@@ -241,6 +241,10 @@ class GatewayError(Exception):
         self.param, self.code, self.retry_after = param, code, retry_after
 
 
+class NotNow(GatewayError):
+    """What is asked for cannot be had now, and that is known: it is not tried again at once, and speaks against nobody."""
+
+
 def invalid(message: str, param: str | None = None, code: str | None = None) -> GatewayError:
     """A request that cannot be carried out as it stands: 400."""
     return GatewayError(400, "invalid", message, param, code)

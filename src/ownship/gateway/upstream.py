@@ -16,8 +16,10 @@ import httpx
 from ownship.errors import UserError
 from ownship.gateway import failure, sse, to_chat, to_completions, to_messages, to_responses
 from ownship.gateway.codec import Dialect
+from ownship.gateway.connections import Connections, Reply
 from ownship.gateway.reply import close
 from ownship.gateway.types import Event, GatewayError, Image, Request, Text, ToolCall, ToolResult, Used, Wire
+from ownship.gateway.within import within
 
 DIALECTS: Mapping[Wire, Dialect] = {"chat": to_chat, "completions": to_completions, "responses": to_responses,
                                     "messages": to_messages}
@@ -80,9 +82,10 @@ class HTTPUpstream:
         self._urls = {path: httpx.URL(self.base_url + path) for path in (self.dialect.PATH, to_messages.COUNT_PATH)}
         self._headers = list(headers.items())
         self._timeouts = {"timeout": {"connect": _CONNECT, "read": silence, "write": silence, "pool": None}}
-        # httpx's transport without its client: a third of the time goes to cookies, redirects and hooks, none of which is wanted
-        # (a redirect could carry the key elsewhere).
-        self._transport = transport or httpx.AsyncHTTPTransport(proxy=_proxy(url), limits=httpx.Limits(max_connections=None))
+        # a transport without httpx's client: cookies, redirects and hooks take longer than the rest, and none of them is wanted (a
+        # redirect could carry the key elsewhere)
+        proxy = _proxy(url)
+        self._transport = transport or (Connections(url) if proxy is None else httpx.AsyncHTTPTransport(proxy=proxy))
 
     def __repr__(self) -> str:
         return f"HTTPUpstream({self.base_url!r}, {self.wire!r})"  # and not the key
@@ -167,6 +170,8 @@ class HTTPUpstream:
                         started = True
                         yield event
                         if isinstance(event, Used):
+                            if isinstance(response.stream, Reply):
+                                response.stream.spare()
                             return
         if not started:
             raise failure.broken_off()
@@ -178,17 +183,18 @@ class HTTPUpstream:
             return b"".join([chunk async for chunk in chunks])
 
     async def _chunks(self, response: httpx.Response, limit: int, deadline: float | None) -> AsyncGenerator[bytes, None]:
-        size, chunks = 0, response.aiter_raw()
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        size, chunks = 0, aiter(response.stream)
         try:
             while True:
                 try:
-                    chunk = await self._within(anext(chunks, None), deadline)
+                    chunk = await self._within(anext(chunks), deadline)
+                except StopAsyncIteration:
+                    return
                 except httpx.TimeoutException:
                     raise GatewayError(504, "timeout", f"the upstream was silent for {self.silence:g} seconds") from None
                 except httpx.HTTPError:
                     raise failure.broken_off() from None
-                if chunk is None:
-                    return
                 size += len(chunk)
                 if size > limit:
                     raise GatewayError(502, "upstream", f"the upstream's reply is larger than {limit} bytes")
@@ -200,8 +206,7 @@ class HTTPUpstream:
         if deadline is None:
             return await work
         try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                return await work
+            return await within(work, asyncio.get_running_loop().time() + deadline - time.monotonic())
         except TimeoutError:
             raise GatewayError(504, "timeout", "the reply took longer than the request may take") from None
 

@@ -1,356 +1,254 @@
-"""The HTTP face: OpenAI's chat completions and models, on loopback."""
+"""The HTTP face of the gateway: which path does what."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
-import json
-import socket
+import logging
 import time
-import uuid
-from collections.abc import AsyncIterator, Coroutine
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
 
-import uvicorn
-from fastapi import FastAPI
-from fastapi import Request as HTTPRequest
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from pydantic import BaseModel, Field
 
-from ownship.engine.engine import Engine, serving
-from ownship.engine.request import Event, Request, Sampling
-from ownship.errors import UserError
-from ownship.model import zoo
-from ownship.model.chat import Chat
-from ownship.model.chat import Message as ChatTurn
-from ownship.serve.worker import Busy, Failed, Worker
+from ownship.gateway import chat, completions, failure, messages, responses, sse
+from ownship.gateway.codec import Asked, Front, Strict, validated
+from ownship.gateway.fronts import FRONTS
+from ownship.gateway.local import Local
+from ownship.gateway.mcp import Toolbox
+from ownship.gateway.routing import Router
+from ownship.gateway.types import GatewayError, Image, ToolResult, Wire, invalid
+from ownship.serve import metrics, openapi
+from ownship.serve.admission import Admission, Caller
+from ownship.serve.call import Call, Gone, Receive, Scope, Send
+from ownship.serve.replies import ENDING, Replies
+from ownship.store.store import Store
 
-_MAX_BODY = 4 << 20
-_SHORT = 20_000  # characters of messages that are made into tokens at once, in a few milliseconds
-_MAX_TOKENS = 1024  # of a reply whose request names no bound
-
-T = TypeVar("T")
+log = logging.getLogger(__name__)
+Handler = Callable[[Call], Awaitable[None]]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")  # an unknown parameter is refused, never silently ignored
+@dataclass(frozen=True)
+class Limits:
+    """`body` in bytes; `images` of one request, and the bytes of each where they are in the request."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, value: Any) -> Any:
-        """As in OpenAI's schema; clients send `"stop": null`, and hand back replies whose unused fields are null."""
-        return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
-
-
-def _whole_characters(text: str) -> str:
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError("half of a surrogate pair is not text")
-    return text
+    body: int = 32 << 20
+    images: int = 64
+    image: int = 20 << 20
 
 
-Text = Annotated[str, AfterValidator(_whole_characters)]
+class Tokenize(Strict):
+    prompt: str
+    add_special_tokens: bool | None = None
+    model: str | None = None
 
 
-class TextPart(_Strict):
-    type: Literal["text"]
-    text: Text
+class Detokenize(Strict):
+    tokens: list[int] = Field(max_length=1 << 20)
+    model: str | None = None
 
 
-class ChatMessage(_Strict):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[TextPart]
-    name: str | None = None
-
-    def plain(self) -> ChatTurn:
-        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": content}
-
-
-class StreamOptions(_Strict):
-    include_usage: bool = False
+_COUNT = f"/v1{messages.COUNT_PATH}"
+_BODIES: dict[str, tuple[str, type[BaseModel]]] = {
+    "/v1/chat/completions": ("OpenAI's chat completions", chat.Body),
+    "/v1/completions": ("OpenAI's completions", completions.Body), "/v1/responses": ("OpenAI's responses", responses.Body),
+    "/v1/messages": ("Anthropic's messages", messages.Body), _COUNT: ("How many tokens a prompt of messages has", messages.Counted),
+    "/tokenize": ("Text to token ids", Tokenize), "/detokenize": ("Token ids to text", Detokenize)}
+_READS = {"/v1/models": "The models that the caller may use", "/v1/models/{model}": "One of them",
+          "/tokenizer_info": "Special tokens and chat template", "/health": "Is the server alive?",
+          "/ready": "Are its engines ready?", "/metrics": "Measurements, for Prometheus", "/openapi.json": "This document"}
 
 
-class ChatRequest(_Strict):
-    model: str
-    messages: list[ChatMessage] = Field(min_length=1)
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    temperature: float = Field(1.0, ge=0, le=2)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0)
-    seed: int | None = None
-    stop: str | list[str] = []
-    n: int = Field(1, ge=1, le=16)
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    user: str | None = None
+class App:
+    """An ASGI application. It starts the router's local engines with the server and closes router and toolbox with it; the store
+    belongs to whoever opened it."""
 
-    def stops(self) -> tuple[str, ...]:
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-
-
-def create(engine: Engine, name: str, max_waiting: int = 256) -> FastAPI:
-    """The application around one engine; `app.state.worker` has to be closed at the end."""
-    chat = Chat(engine.tokenizer)
-    limit = engine.model.config.max_position_embeddings
-    card = {"id": name, "object": "model", "created": int(time.time()), "owned_by": "ownship"}
-    app = FastAPI(title="Ownship")
-    app.add_middleware(_Bounded)
-    app.state.worker = worker = Worker(engine, max_waiting)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: HTTPRequest, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        if first["type"] == "json_invalid":
-            return _error(400, f"the body is not valid JSON: {first['ctx']['error']}")
-        parts = [str(part) for part in first["loc"][1:]]  # the first one is "body"
-        if not parts:
-            return _error(400, "the body must be a JSON object, sent with Content-Type: application/json")
-        if first["type"] == "extra_forbidden":
-            return _error(400, f"unknown parameter: {'.'.join(parts)}", param=".".join(parts), code="unknown_parameter")
-        place = ".".join(part for part in parts if part != "str" and "[" not in part)  # less the names of a union's branches
-        return _error(400, f"{place}: {first['msg']}", param=place)
-
-    @app.exception_handler(HTTPException)
-    async def refused(request: HTTPRequest, error: HTTPException) -> Response:
-        detail = f"no such path: {request.url.path}" if error.status_code == 404 else str(error.detail)
-        return _error(error.status_code, detail, headers=error.headers)
-
-    @app.exception_handler(Exception)
-    async def broken(request: HTTPRequest, error: Exception) -> Response:
-        return _error(500, "the server failed on this request; its log says why")
-
-    @app.exception_handler(UserError)
-    async def mistaken(request: HTTPRequest, error: UserError) -> Response:
-        return _error(400, str(error))
-
-    @app.exception_handler(Busy)
-    async def busy(request: HTTPRequest, error: Busy) -> Response:
-        return _error(429, "too many requests are waiting", code="queue_full", headers={"Retry-After": "1"})
-
-    @app.exception_handler(Failed)
-    async def failed(request: HTTPRequest, error: Failed) -> Response:
-        return _error(503, str(error))
-
-    @app.exception_handler(ClientDisconnect)
-    async def left(request: HTTPRequest, error: ClientDisconnect) -> Response:
-        return Response(status_code=499)  # nobody reads it
-
-    @app.get("/health")
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
-
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [card]}
-
-    @app.get("/v1/models/{wanted:path}")
-    async def model(wanted: str) -> Response:
-        return JSONResponse(card) if wanted == name else _unknown_model(wanted, name)
-
-    @app.post("/v1/chat/completions")
-    async def completions(body: ChatRequest, http: HTTPRequest) -> Response:
-        if body.model != name:
-            return _unknown_model(body.model, name)
-        if body.stream_options is not None and not body.stream:
-            return _error(400, "stream_options needs stream: true", param="stream_options")
-        if len(body.stops()) > 4 or "" in body.stops():
-            return _error(400, "stop: at most 4 strings, none of them empty", param="stop")
-        messages = [message.plain() for message in body.messages]
-        if sum(len(message["content"]) + 100 for message in messages) < _SHORT:
-            prompt = chat.prompt(messages)
-        else:  # megabytes take seconds, and others want their tokens meanwhile
-            prompt = await asyncio.to_thread(chat.prompt, messages)
-        max_tokens = body.max_completion_tokens or body.max_tokens or max(1, min(limit - len(prompt), _MAX_TOKENS))
-        if len(prompt) + max_tokens > limit:
-            return _error(400, f"the messages have {len(prompt)} tokens and the reply may have {max_tokens}: together more"
-                          f" than the model's {limit}", param="messages", code="context_length_exceeded")
-        requests = [
-            Request(prompt, Sampling(temperature=body.temperature, top_p=body.top_p, top_k=body.top_k, stop=body.stops(),
-                                     max_tokens=max_tokens, seed=None if body.seed is None else body.seed + index))
-            for index in range(body.n)
-        ]
-        reply = _Reply(worker, requests, name)
-        if body.stream:
-            await _while_there(http, reply.start())
-            return _Streaming(reply, body.stream_options is not None and body.stream_options.include_usage)
-        return JSONResponse(await _while_there(http, reply.whole()))
-
-    return app
-
-
-class _Reply:
-    """The choices of one request as they come."""
-
-    def __init__(self, worker: Worker, requests: list[Request], model: str) -> None:
-        self.count, self.prompt_tokens, self.completion_tokens = len(requests), len(requests[0].prompt), 0
-        self.head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
-        self.events = worker.stream(requests)
-        self.first: list[tuple[int, Event]] = []
-
-    async def start(self) -> None:
-        """Waits for the first token, so that a refusal is still a status code."""
-        self.first.append(await anext(self.events))
-
-    async def whole(self) -> dict[str, Any]:
-        async with contextlib.aclosing(self.events):
-            ended = {index: event.completion async for index, event in self.events if event.completion is not None}
-        choices = []
-        for index, completion in sorted(ended.items()):
-            self.completion_tokens += len(completion.tokens)
-            choices.append({"index": index, "message": {"role": "assistant", "content": completion.text}, "logprobs": None,
-                            "finish_reason": completion.finish})
-        return {**self.head, "object": "chat.completion", "choices": choices, "usage": self._usage()}
-
-    async def chunks(self, usage: bool) -> AsyncIterator[str]:
-        """Server-sent events, after `start`."""
-
-        def chunk(choices: list[dict[str, Any]], **more: Any) -> str:
-            body = {**self.head, "object": "chat.completion.chunk", "choices": choices, **more}
-            return f"data: {json.dumps({'usage': None, **body} if usage else body)}\n\n"
-
-        def choice(index: int, delta: dict[str, str], finish: str | None = None) -> list[dict[str, Any]]:
-            return [{"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}]
-
-        def told(index: int, event: Event) -> str:
-            text = chunk(choice(index, {"content": event.text})) if event.text else ""
-            if event.completion is None:
-                return text
-            self.completion_tokens += len(event.completion.tokens)
-            return text + chunk(choice(index, {}, event.completion.finish))
-
-        for index in range(self.count):
-            yield chunk(choice(index, {"role": "assistant", "content": ""}))
-        for index, event in self.first:
-            yield told(index, event)
-        try:
-            async for index, event in self.events:
-                yield told(index, event)
-        except Failed as error:  # the status has been sent: all that is left is to say so in the stream
-            yield f"data: {json.dumps(_error_body(503, str(error)))}\n\n"
-            return
-        if usage:
-            yield chunk([], usage=self._usage())
-        yield "data: [DONE]\n\n"
-
-    def _usage(self) -> dict[str, int]:
-        return {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens,
-                "total_tokens": self.prompt_tokens + self.completion_tokens}
-
-
-class _Streaming(StreamingResponse):
-    """Ends its requests however it ends: when the client leaves, their slots are free after the next token."""
-
-    def __init__(self, reply: _Reply, usage: bool) -> None:
-        super().__init__(reply.chunks(usage), media_type="text/event-stream")
-        self.reply = reply
+    def __init__(self, router: Router, store: Store | None, toolbox: Toolbox | None, limits: Limits, log_bodies: bool) -> None:
+        self.router, self.store, self.toolbox, self.limits = router, store, toolbox, limits
+        self.admission = Admission(router, store)
+        self.metrics = metrics.Metrics(router)
+        self.replies = Replies(router, store, toolbox, self.metrics, log_bodies)
+        self.locals = {name: upstream for name, upstream in router.upstreams.items() if isinstance(upstream, Local)}
+        self.draining = False
+        self.until = float("inf")  # when whatever is under way has to end, once it is draining
+        self.on_start: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self.created = int(time.time())
+        self.routes: dict[str, dict[str, Handler]] = {
+            "/health": {"GET": self._health}, "/ready": {"GET": self._ready}, "/v1/models": {"GET": self._models},
+            "/tokenize": {"POST": self._tokenize}, "/detokenize": {"POST": self._detokenize},
+            "/tokenizer_info": {"GET": self._tokenizer_info}, _COUNT: {"POST": self._count}, "/metrics": {"GET": self._metrics},
+            "/openapi.json": {"GET": self._document}}
+        for wire, front in FRONTS.items():
+            self.routes[f"/v1{front.PATH}"] = {"POST": self._generating(wire, front)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self.reply.events.aclose()
-
-
-class _Bounded:
-    """Reads the body before the application does, and refuses more than `_MAX_BODY`.
-
-    What is too much is still read, and dropped: a client that is cut off while it sends never sees the answer.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self._live(receive, send)
         if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        body, size, more = bytearray(), 0, True
-        while more:
-            message = await receive()
-            if message["type"] != "http.request":
-                return  # the client has left
-            part, more = message.get("body", b""), message.get("more_body", False)
-            size += len(part)
-            if size <= _MAX_BODY:
-                body += part
-        if size > _MAX_BODY:
-            return await _error(413, f"the body is larger than {_MAX_BODY >> 20} MB")(scope, receive, send)
-        read = False
+            return
+        call = Call(scope, receive, send)
+        try:
+            await self._handler(call)(call)
+        except Gone:
+            call.status = call.status or 499
+        except GatewayError as error:
+            await self._refuse(call, error)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("request %s failed", call.id)
+            await self._refuse(call, GatewayError(500, "internal", "the server failed on this request; its log says why"))
 
-        async def again() -> Message:
-            nonlocal read
-            if read:
-                return await receive()
-            read = True
-            return {"type": "http.request", "body": bytes(body), "more_body": False}
+    def _handler(self, call: Call) -> Handler:
+        found = self.routes.get(call.path)
+        if found is None and call.path.startswith("/v1/models/"):
+            found = {"GET": self._model}
+        if found is None:
+            raise GatewayError(404, "not_found", f"no such path: {call.path[:200]}")
+        method = "GET" if call.method == "HEAD" else call.method
+        if method not in found:
+            call.told["allow"] = ", ".join(found)
+            raise GatewayError(405, "invalid", f"{call.path} takes {', '.join(found)}, not {call.method[:20]}")
+        return found[method]
 
-        await self.app(scope, again, send)
+    async def _refuse(self, call: Call, error: GatewayError) -> None:
+        if call.status:  # it has begun: all that is left is to break off
+            return
+        said = failure.anthropic_error if call.path.startswith(f"/v1{messages.PATH}") else failure.openai_error
+        await call.reply(error.status, sse.dumps(said(error)), failure.headers(error))
+
+    # Its life
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        for local in self.locals.values():
+            local.engine.start()
+        tasks = [asyncio.create_task(self.replies.keep_alive())]
+        if self.on_start is not None:
+            tasks.append(asyncio.create_task(self.on_start()))
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        for task in tasks:
+            task.cancel()
+        await self.router.close()
+        if self.toolbox is not None:
+            await self.toolbox.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def drain(self, seconds: float) -> None:
+        """From now on nothing new is taken; what is under way gets `seconds` to end, and is then told that the server ends."""
+        self.draining = True
+        self.until = min(self.until, time.monotonic() + seconds)
+        while self.replies.open and time.monotonic() < self.until:
+            await asyncio.sleep(0.02)
+        self.replies.stop()
+
+    # Small answers
+
+    async def _health(self, call: Call) -> None:
+        await call.reply(200, b'{"status":"ok"}')
+
+    async def _ready(self, call: Call) -> None:
+        states = {name: {"state": local.engine.state, **({"reason": local.engine.reason} if local.engine.reason else {})}
+                  for name, local in self.locals.items()}
+        well = not self.draining and all(state["state"] == "ready" for state in states.values())
+        status = "ready" if well else "draining" if self.draining else "not ready"
+        headers = {} if well else {"Retry-After": "1"}
+        await call.reply(200 if well else 503, sse.dumps({"status": status, "engines": states}), headers)
+
+    def _card(self, name: str) -> dict[str, Any]:
+        route = self.router.routes.get(name)
+        more = {"max_model_len": route.context} if route is not None and route.context is not None else {}
+        return {"id": name, "object": "model", "created": self.created, "owned_by": "ownship", **more}
+
+    async def _models(self, call: Call) -> None:
+        names = self.router.names((await self._admit(call, "models")).ask)
+        data = [self._card(name) for name in names]
+        await call.reply(200, sse.dumps({"object": "list", "data": data, "has_more": False, "first_id": names[0] if names else None,
+                                         "last_id": names[-1] if names else None}))
+
+    async def _model(self, call: Call) -> None:
+        name = call.path.removeprefix("/v1/models/")
+        if name not in self.router.names((await self._admit(call, "models")).ask):
+            raise GatewayError(404, "not_found", f"there is no model {name[:100]!r}", "model", "model_not_found")
+        await call.reply(200, sse.dumps(self._card(name)))
+
+    async def _tokenize(self, call: Call) -> None:
+        await self._admit(call, "tokenize")
+        given = validated(Tokenize, await self._body(call))
+        ids = self._local(given.model).tokenize(given.prompt, given.add_special_tokens is not False)
+        await call.reply(200, sse.dumps({"tokens": ids, "count": len(ids)}))
+
+    async def _detokenize(self, call: Call) -> None:
+        await self._admit(call, "tokenize")
+        given = validated(Detokenize, await self._body(call))
+        await call.reply(200, sse.dumps({"prompt": self._local(given.model).detokenize(given.tokens)}))
+
+    async def _tokenizer_info(self, call: Call) -> None:
+        await self._admit(call, "tokenize")
+        await call.reply(200, sse.dumps(self._local(None).tokenizer_info()))
+
+    async def _count(self, call: Call) -> None:
+        caller = await self._admit(call, "messages")
+        self.admission.pace(caller)
+        tokens = await self.router.count(messages.read_count(await self._body(call)), caller.ask)
+        await call.reply(200, sse.dumps({"input_tokens": tokens}))
+
+    async def _metrics(self, call: Call) -> None:
+        await self._admit(call, "metrics")
+        await call.reply(200, self.metrics.text(), kind=metrics.KIND)
+
+    async def _document(self, call: Call) -> None:
+        streams = frozenset(f"/v1{front.PATH}" for front in FRONTS.values())
+        try:
+            models = self.router.names((await self._admit(call, "models")).ask)
+        except GatewayError:  # the document is for everyone, the names of the models are not
+            models = []
+        await call.reply(200, sse.dumps(openapi.document(_BODIES, _READS, streams, models)))
+
+    def _local(self, name: str | None) -> Local:
+        """The local model of that name; without one, the first there is."""
+        for route in self.router.routes.values():
+            if route.upstream in self.locals and (name is None or self.router.config.aliases.get(name, name) == route.name):
+                return self.locals[route.upstream]
+        raise GatewayError(404, "not_found", "only models of the local engine show their tokenizer, and there is none"
+                           + (" of that name" if name is not None else ""), "model", "model_not_found")
+
+    # What every path has in common
+
+    async def _admit(self, call: Call, endpoint: str) -> Caller:
+        return await self.admission.admit(call, endpoint)
+
+    async def _body(self, call: Call) -> Any:
+        call.json_expected()
+        data = await call.body(self.limits.body)
+        try:
+            return sse.loads(data)
+        except ValueError as error:
+            raise invalid(f"the body is not valid JSON: {error}") from None
+
+    def _generating(self, wire: Wire, front: Front) -> Handler:
+        async def handler(call: Call) -> None:
+            caller = await self._admit(call, wire)
+            self.admission.pace(caller)
+            asked = front.read(await self._body(call))
+            self._check(asked)
+            if self.draining:
+                raise ENDING
+            await self.replies.answer(call, wire, front, caller, asked)
+
+        return handler
+
+    def _check(self, asked: Asked) -> None:
+        images = [part for message in asked.request.messages for outer in message.parts
+                  for part in (outer.content if isinstance(outer, ToolResult) else (outer,)) if isinstance(part, Image)]
+        if len(images) > self.limits.images:
+            raise invalid(f"there are {len(images)} images, and a request may have {self.limits.images}", "messages")
+        if any(len(image.url) * 3 // 4 > self.limits.image for image in images):
+            raise GatewayError(413, "too_large", f"an image is larger than {self.limits.image >> 20} MB", "messages")
 
 
-async def _while_there(http: HTTPRequest, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the client leaves; then raises ClientDisconnect."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(http.receive())  # the body has been read: the next message says that the client has left
-    try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
-    finally:
-        task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-def _error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
-
-
-def _error(status: int, message: str, param: str | None = None, code: str | None = None,
-           headers: Any = None) -> JSONResponse:
-    return JSONResponse(_error_body(status, message, param, code), status, headers)
-
-
-def _unknown_model(wanted: str, name: str) -> JSONResponse:
-    return _error(404, f"the model {wanted!r} does not exist; this server has {name!r}", "model", "model_not_found")
-
-
-class _Server(uvicorn.Server):
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Ends running replies at once: uvicorn by itself would wait for them, then cancel them with a traceback each."""
-        app: Any = self.config.app
-        await asyncio.to_thread(app.state.worker.close)
-        await super().shutdown(sockets)
-
-
-def serve(model: str, port: int, name: str | None, max_waiting: int, precision: str = "bfloat16", cache_mb: int = 2048) -> None:
-    """Serves until Ctrl-C. Raises UserError if the model or the port cannot be had."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(("127.0.0.1", port))
-        listener.listen()  # now: a second server on this port is told at once, and early clients wait for the model
-    except (OSError, OverflowError) as error:
-        raise UserError(f"port {port} cannot be taken ({error}); choose another with --port, or 0 for a free one") from None
-    path = zoo.resolve(model)
-    engine = serving(path, precision, cache_bytes=cache_mb << 20)
-    engine.reserve()
-    name = name or (model if model in zoo.ZOO else path.resolve().stem if path.is_file() else str(model).rstrip("/"))
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    body = json.dumps({"model": name, "messages": [{"role": "user", "content": "Hello!"}]})
-    print(f"serving {name} at {url}/v1   (Ctrl-C ends it)\n\n"
-          f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n\n"
-          f"  from openai import OpenAI\n"
-          f"  client = OpenAI(base_url={url + '/v1'!r}, api_key='none')\n"
-          f"  client.chat.completions.create(model={name!r}, messages=[{{'role': 'user', 'content': 'Hello!'}}])\n", flush=True)
-    server = _Server(uvicorn.Config(create(engine, name, max_waiting), log_level="warning", timeout_graceful_shutdown=5))
-    gc.collect()
-    gc.freeze()  # what is there now stays: looking through it again took 150 ms each time, with everybody waiting
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when it is done: Ctrl-C is how a server ends
-        server.run(sockets=[listener])
+def create(router: Router, store: Store | None = None, toolbox: Toolbox | None = None, limits: Limits = Limits(),
+           log_bodies: bool = False) -> App:
+    """The application over a router; without a `store` there are no keys, and whoever is on this machine may do everything."""
+    return App(router, store, toolbox, limits, log_bodies)

@@ -39,7 +39,7 @@ class Create:
     models: tuple[str, ...] = ("*",)
     """Models it may use; * and ? stand for any characters."""
     endpoints: tuple[str, ...] = ("*",)
-    """Endpoints it may call (chat, completions, responses, messages, embeddings, …), patterns as above."""
+    """Endpoints it may call (chat, completions, responses, messages, models, tokenize, metrics), patterns as above."""
     privacy: Literal["local", "company", "public"] = "public"
     """How far from home its requests may go."""
     admin: bool = False
@@ -48,6 +48,8 @@ class Create:
     """Replies are kept, and given again when the team asks exactly the same."""
     expires: str = ""
     """When it ends: after a time (90d, 12h) or on a date (2027-01-31). By default it does not."""
+    per_minute: int | None = None
+    """Requests that it may make in a minute, at each gateway. By default as many as it likes."""
     store: Store = ""
 
 
@@ -178,7 +180,8 @@ def _create(connection: sa.Connection, command: Create, now: int) -> None:
 
     expires = None if not command.expires else moment(command.expires, now, ahead=True)
     key, secret = keys.create(connection, command.name, now, team_name=command.team, models=command.models, privacy=command.privacy,
-                              endpoints=command.endpoints, admin=command.admin, cache=command.cache, expires=expires)
+                              endpoints=command.endpoints, admin=command.admin, cache=command.cache, expires=expires,
+                              per_minute=command.per_minute)
     connection.commit()  # before the secret is shown
     end = f", ends {periods.text(expires)}" if expires is not None else ""
     print(f"key {key.name} of team {key.team_name}{end}. This is its secret, shown only now:", file=sys.stderr)
@@ -212,7 +215,8 @@ def _list(connection: sa.Connection, command: List, now: int) -> None:
         living = [secret.prefix + "…" for secret in kept if secret.expires is None or secret.expires > now]
         state = ("revoked" if key.revoked is not None else "expired" if key.expires is not None and key.expires <= now
                  else f"until {periods.text(key.expires)}" if key.expires is not None else "")
-        scopes = [" ".join(key.models), key.privacy, *(["admin"] if key.admin else []), *(["cache"] if key.cache else [])]
+        scopes = [" ".join(key.models), key.privacy, *(["admin"] if key.admin else []), *(["cache"] if key.cache else []),
+                  *([f"{key.per_minute:,} a minute"] if key.per_minute is not None else [])]
         used = max((secret.used for secret in kept if secret.used is not None), default=None)
         rows.append([key.name, key.team_name, " ".join(living), ", ".join(scopes), periods.text(used) or "never", state])
     _table(["key", "team", "secret", "may use", "last used", ""], rows, "no keys yet: ownship keys create NAME")

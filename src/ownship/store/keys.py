@@ -30,7 +30,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 @dataclass(frozen=True)
 class Key:
     """What a key allows. `models` and `endpoints` are shell patterns; `privacy` is how far from home its requests may go;
-    `admin` may manage keys; `cache` has its replies kept and given again. Times in milliseconds since 1970."""
+    `admin` may manage keys; `cache` has its replies kept and given again; `per_minute` bounds its requests. Times in milliseconds
+    since 1970."""
 
     id: int
     name: str
@@ -44,6 +45,7 @@ class Key:
     created: int
     expires: int | None
     revoked: int | None
+    per_minute: int | None = None
 
     def may_use(self, model: str) -> bool:
         return any(fnmatchcase(model, pattern) for pattern in self.models)
@@ -98,7 +100,7 @@ def find_team(connection: sa.Connection, name: str) -> int | None:
 
 def create(connection: sa.Connection, name: str, moment: int, *, team_name: str = "default", models: tuple[str, ...] = ("*",),
            endpoints: tuple[str, ...] = ("*",), privacy: Privacy = "public", admin: bool = False, cache: bool = False,
-           expires: int | None = None) -> tuple[Key, str]:
+           expires: int | None = None, per_minute: int | None = None) -> tuple[Key, str]:
     """A new key and its secret. Raises UserError if a living key has that name or a setting is out of range."""
     check_name(name, "a key's name")
     if find(connection, name) is not None:
@@ -107,10 +109,12 @@ def create(connection: sa.Connection, name: str, moment: int, *, team_name: str 
         raise UserError(f"privacy is one of {', '.join(get_args(Privacy))}, not {privacy!r}")
     if expires is not None and expires <= moment:
         raise UserError("a key cannot expire before it is made")
+    if per_minute is not None and not 1 <= per_minute <= 1_000_000:
+        raise UserError("requests per minute are between 1 and 1,000,000")
     owner = team(connection, team_name, moment)
     made = connection.execute(sa.insert(keys).values(
         team=owner, name=name, models=json.dumps(models), endpoints=json.dumps(endpoints), privacy=privacy, admin=admin,
-        cache=cache, created=moment, expires=expires).returning(keys.c.id)).scalar_one()
+        cache=cache, created=moment, expires=expires, per_minute=per_minute).returning(keys.c.id)).scalar_one()
     secret = _issue(connection, made, moment)
     found = find(connection, name)
     assert found is not None
@@ -141,18 +145,24 @@ def _issue(connection: sa.Connection, key: int, moment: int) -> str:
 
 
 _KEYS = sa.select(keys.c.id, keys.c.name, keys.c.team, teams.c.name.label("team_name"), keys.c.models, keys.c.endpoints,
-                  keys.c.privacy, keys.c.admin, keys.c.cache, keys.c.created, keys.c.expires, keys.c.revoked).join(teams)
+                  keys.c.privacy, keys.c.admin, keys.c.cache, keys.c.created, keys.c.expires, keys.c.revoked,
+                  keys.c.per_minute).join(teams)
 
 
 def _key(row: Any) -> Key:
     return Key(row.id, row.name, row.team, row.team_name, tuple(json.loads(row.models)), tuple(json.loads(row.endpoints)),
-               row.privacy, row.admin, row.cache, row.created, row.expires, row.revoked)
+               row.privacy, row.admin, row.cache, row.created, row.expires, row.revoked, row.per_minute)
 
 
 def find(connection: sa.Connection, name: str) -> Key | None:
     """The living key of that name."""
     row = connection.execute(_KEYS.where((keys.c.name == name) & keys.c.revoked.is_(None))).first()
     return None if row is None else _key(row)
+
+
+def any_ever(connection: sa.Connection) -> bool:
+    """Was ever a key made, revoked ones included?"""
+    return connection.execute(sa.select(keys.c.id).limit(1)).first() is not None
 
 
 def everyone(connection: sa.Connection) -> list[tuple[Key, list[Secret]]]:

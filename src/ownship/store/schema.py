@@ -22,7 +22,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0001"  # the last migration: a database that is there already needs no alembic to be imported
+HEAD = "0002"  # the last migration: a database that is there already needs no alembic to be imported
 
 metadata = MetaData()
 _ID = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts up by itself in SQLite
@@ -47,6 +47,7 @@ keys = Table(
     Column("created", BigInteger, nullable=False),
     Column("expires", BigInteger),
     Column("revoked", BigInteger),
+    Column("per_minute", Integer),  # requests; null: as many as it likes
     # a revoked key's name is free again
     Index("keys_name", "name", unique=True, sqlite_where=text("revoked IS NULL"), postgresql_where=text("revoked IS NULL")),
 )

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from ownship.errors import UserError
-from ownship.store import cache, database, keys, lease, ledger, periods
+from ownship.store import budgets, cache, database, keys, lease, ledger, periods
 from ownship.store.keys import Key, KeyRefused, Secret
 from ownship.store.ledger import Outcome, Reservation, Settlement
 from ownship.store.writer import StoreFailed, Writer
@@ -50,6 +50,7 @@ class Store:
         self.process = lease.this()
         self._known: OrderedDict[str, tuple[float, tuple[Key, Secret] | None]] = OrderedDict()
         self._changes = 0  # of keys in this process: what was read before one is not believed after it
+        self._limited: dict[int, tuple[float, bool]] = {}
         self._lock = threading.Lock()
         self._used: dict[int, int] = {}  # secret → when; written when the writer is idle
         self._given: dict[str, int] = {}  # cached reply → when
@@ -119,6 +120,18 @@ class Store:
             return await self.write(function)
         finally:
             self.forget_keys()
+
+    async def keyed(self) -> bool:
+        """Was ever a key made? From then on nobody is let in without one."""
+        return await self.read(keys.any_ever)
+
+    async def limited(self, key: Key) -> bool:
+        """Has the key or its team a budget? As it was some `KNOWN_FOR` seconds ago."""
+        known = self._limited.get(key.id)
+        if known is None or time.monotonic() - known[0] > KNOWN_FOR:
+            found = await self.read(lambda connection: budgets.of(connection, (f"key:{key.id}", f"team:{key.team}")))
+            known = self._limited[key.id] = time.monotonic(), bool(found)
+        return known[1]
 
     # Requests
 
