@@ -1,0 +1,1 @@
+"""What people use: each product is a pipeline, a page and an environment."""

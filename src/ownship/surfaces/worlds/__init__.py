@@ -1,0 +1,1 @@
+"""Say it, walk in it: worlds from words."""
