@@ -1,1 +1,1 @@
-"""What people use: each product is a pipeline, a page and an environment."""
+"""Products: each a pipeline, a page and an environment that makes the model better at it."""

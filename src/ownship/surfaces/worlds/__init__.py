@@ -1,1 +1,1 @@
-"""Say it, walk in it: worlds from words."""
+"""Worlds: say it, walk in it."""
