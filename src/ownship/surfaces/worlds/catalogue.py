@@ -176,6 +176,37 @@ _MATERIALS = [  # name, roughness, metalness, English (noun, adjective), German 
 MATERIALS = {name: Material(name, roughness, metalness, tuple(en.split(", ")), tuple(de.split(", ")), alpha)
              for name, roughness, metalness, en, de, alpha in _MATERIALS}
 
+@dataclass(frozen=True)
+class Ground:
+    """What a floor or a piece of land is made of; `indoors`, `outdoors`: where it is usual (none is refused)."""
+
+    name: str
+    rgb: tuple[int, int, int]
+    material: str
+    en: tuple[str, ...]
+    de: tuple[str, ...]
+    indoors: bool
+    outdoors: bool
+
+
+_GROUNDS = [  # name, rgb, material, English, German, where
+    ("wood", (178, 136, 92), "wood", "wood, wooden, parquet, planks", "Holz, Parkett, Dielen", "both"),
+    ("oak", (206, 170, 122), "wood", "oak", "Eiche", "in"),
+    ("dark_wood", (104, 70, 48), "wood", "dark wood, walnut", "dunkles Holz, Nussbaum", "in"),
+    ("carpet", (188, 178, 164), "wool", "carpet, carpeted", "Teppichboden", "in"),
+    ("tiles", (222, 220, 214), "ceramic", "tiles, tile, tiled", "Fliesen, Kacheln", "both"),
+    ("marble", (230, 228, 224), "marble", "marble", "Marmor", "both"),
+    ("stone", (158, 154, 146), "stone", "stone, flagstones, paving", "Stein, Pflaster, Steinplatten", "both"),
+    ("concrete", (170, 170, 168), "concrete", "concrete", "Beton", "both"),
+    ("grass", (120, 164, 84), "leaves", "grass, lawn, meadow", "Gras, Rasen, Wiese", "out"),
+    ("sand", (222, 200, 152), "stone", "sand, beach", "Sand, Strand", "out"),
+    ("gravel", (176, 170, 160), "stone", "gravel", "Kies, Schotter", "out"),
+    ("earth", (120, 88, 62), "stone", "earth, soil, dirt", "Erde", "out"),
+    ("snow", (240, 244, 248), "paper", "snow, snowy", "Schnee", "out"),
+]
+GROUNDS = {name: Ground(name, rgb, material, tuple(en.split(", ")), tuple(de.split(", ")), where != "out", where != "in")
+           for name, rgb, material, en, de, where in _GROUNDS}
+
 TOP = (Surface(),)
 BOARDS = (0.03, 0.22, 0.41, 0.60, 0.79)  # the upper sides of a shelf's boards; the thickness of a board is 0.02 of the height
 
@@ -225,7 +256,7 @@ _KINDS: dict[str, _Entry] = {
                   "das Sofa/Sofas, die Couch/Couches", surfaces=(Surface(0.52, 0.1, 0.28, 0.9, 1.0),), back=True),
     "bed": _kind((160, 95, 205), "white", "fabric", "bed/beds, double bed/double beds",
                  "das Bett/Betten, das Doppelbett/Doppelbetten",
-                 surfaces=(Surface(0.55, 0.04, 0.05, 0.96, 0.98),), under=Volume(0.06, 0.0, 0.06, 0.94, 0.18, 0.94), back=True),
+                 surfaces=(Surface(0.55, 0.04, 0.32, 0.96, 0.98),), under=Volume(0.06, 0.0, 0.06, 0.94, 0.18, 0.94), back=True),
     "nightstand": _kind((45, 50, 40), "tan", "wood", "nightstand/nightstands, bedside table/bedside tables",
                         "der Nachttisch/Nachttische, das Nachtkästchen/Nachtkästchen", surfaces=TOP, back=True),
     "wardrobe": _kind((150, 200, 60), "white", "wood", "wardrobe/wardrobes, closet/closets",
@@ -253,7 +284,7 @@ _KINDS: dict[str, _Entry] = {
                 "der Fernseher/Fernseher, der Bildschirm/Bildschirme", goes=("on", "wall", "floor"), hang=100, back=True),
     "tv_stand": _kind((150, 48, 42), "tan", "wood", "tv stand/tv stands, tv bench/tv benches, tv table/tv tables",
                       "der Fernsehtisch/Fernsehtische, die Fernsehbank/Fernsehbänke", surfaces=TOP, back=True,
-                      inside=(Volume(0.04, 0.36, 0.1, 0.49, 0.86, 1.0), Volume(0.51, 0.36, 0.1, 0.96, 0.86, 1.0))),
+                      inside=(Volume(0.04, 0.2, 0.1, 0.49, 0.9, 1.0), Volume(0.51, 0.2, 0.1, 0.96, 0.9, 1.0))),
     "fireplace": _kind((140, 115, 45), "beige", "stone", "fireplace/fireplaces, hearth/hearths", "der Kamin/Kamine",
                        surfaces=TOP, back=True, glow=(0.3, 90.0)),
     "plant": _kind((45, 100, 45), "green", "leaves", "plant/plants, potted plant/potted plants, houseplant/houseplants",
@@ -289,7 +320,7 @@ _KINDS: dict[str, _Entry] = {
                     "der Kühlschrank/Kühlschränke", surfaces=TOP, back=True),
     "bathtub": _kind((170, 60, 76), "white", "ceramic", "bathtub/bathtubs, bath/baths, tub/tubs",
                      "die Badewanne/Badewannen, die Wanne/Wannen",
-                     back=True, inside=(Volume(0.1, 0.25, 0.15, 0.9, 1.0, 0.85),)),
+                     back=True, inside=(Volume(0.2, 0.3, 0.25, 0.8, 1.0, 0.75),)),
     "toilet": _kind((38, 80, 66), "white", "ceramic", "toilet/toilets", "die Toilette/Toiletten, das Klo/Klos", back=True),
     "piano": _kind((148, 122, 62), "black", "wood", "piano/pianos", "das Klavier/Klaviere, das Piano/Pianos",
                    surfaces=(Surface(1.0, 0.0, 0.0, 1.0, 0.6),), back=True),
