@@ -219,9 +219,10 @@ class _Line:
         return f" before {self.words[0]!r}" if self.words else " at the end"
 
 
-def read(text: str, scene: Scene) -> tuple[Op, ...]:
+def read(text: str, scene: Scene | Names) -> tuple[Op, ...]:
     """The ops that the lines say in this scene. Raises Misread."""
-    return tuple(op for ops in stepwise(text, Names(scene)) for op in ops)
+    names = scene.copy() if isinstance(scene, Names) else Names(scene)
+    return tuple(op for ops in stepwise(text, names) for op in ops)
 
 
 def stepwise(text: str, names: Names) -> Iterator[list[Op]]:
@@ -354,9 +355,9 @@ def _first(error: ValidationError) -> str:
 # Writing
 
 
-def write(ops: Sequence[Op], scene: Scene) -> str:
+def write(ops: Sequence[Op], scene: Scene | Names) -> str:
     """The ops as lines, to be read in this scene. `nothing` if there are none."""
-    names = Names(scene)
+    names = scene.copy() if isinstance(scene, Names) else Names(scene)
     lines: list[str] = []
     rest = list(ops)
     while rest:
