@@ -7,6 +7,7 @@ thing); every function here then answers for all of them at once. Lengths are ce
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -179,7 +180,7 @@ def bodies(scene: Scene) -> dict[str, Body]:
     return found | {thing.id: object_body(thing) for thing in scene.objects}
 
 
-def area_of(body: Body, known: dict[str, Body]) -> str | None:
+def area_of(body: Body, known: Mapping[str, Body]) -> str | None:
     """The room or plot whose floor bears it in the end; None if nothing does (an unknown or circular bearer)."""
     for _ in range(len(known) + 1):
         if body.sort in ("room", "plot"):

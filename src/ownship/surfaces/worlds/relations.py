@@ -86,7 +86,7 @@ def _borne(a: Body, places: list[tuple[float, float, float, float, float, float 
 
 def inside(a: Body, b: Body, known: Mapping[str, Body]) -> Number:
     if b.sort != "object":
-        return 0.0 if area_of(a, dict(known)) == b.id else MISSING
+        return 0.0 if area_of(a, known) == b.id else MISSING
     if a.on != b.id or b.kind is None:
         return MISSING
     best: Number = MISSING
@@ -208,7 +208,7 @@ def said_of(relation: Relation, a: Body, known: Mapping[str, Body]) -> list[Body
     if relation.of:
         found = [known.get(name) for name in relation.of]
     elif relation.kind in ("against_wall", "in_corner", "centred"):
-        found = [known.get(area_of(a, dict(known)) or "")]
+        found = [known.get(area_of(a, known) or "")]
     else:
         found = []
     return None if any(body is None for body in found) else found  # type: ignore[return-value]

@@ -14,7 +14,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -75,7 +75,7 @@ def sheltered(a: Body, b: Body) -> Number:
     return within
 
 
-def ancestors(body: Body, known: dict[str, Body]) -> set[str]:
+def ancestors(body: Body, known: Mapping[str, Body]) -> set[str]:
     found: set[str] = set()
     while body.on and body.on not in found and (bearer := known.get(body.on)) is not None:
         found.add(body.on)
@@ -196,40 +196,52 @@ class Ground:
 
     def reached_from(self, body: Body, reach: float | None = None) -> set[int]:
         """The connected grounds from which a thing can be reached; or, without a reach, those that have a cell within the body."""
-        if self.labels is None:
-            self.labels = ndimage.label(~self.blocked)[0]
         if reach is not None and body.kind is not None and body.kind.back:  # from its front
             (_, _), (fx, fz) = axes(body.turn)
             away = (body.d + reach) / 2
             body, reach = replace(body, x=body.x + fx * away, z=body.z + fz * away, d=reach), None
         part_x, part_z = self.window(body, reach or 0)
-        found = self.labels[part_x, part_z]
+        found = self.connected()[part_x, part_z]
         if body.turn % 90 != 0:
             found = found[outside(body, self.xs[part_x, None], self.zs[None, part_z]) <= (reach or 0) + EPS]
         return set(np.unique(found).tolist()) - {0}
 
-    def unreachable(self, things: Iterable[Body]) -> list[str]:
-        """The doors and things that the best connected ground does not reach."""
-        reached = {body.id: self.reached_from(body) for body in self.doors}
-        reached |= {body.id: self.reached_from(body, REACH) for body in things if must_reach(body)}
+    def reached(self, things: Iterable[Body]) -> dict[str, set[int]]:
+        """The connected grounds from which each door and thing can be reached."""
+        found = {body.id: self.reached_from(body) for body in self.doors}
+        return found | {body.id: self.reached_from(body, REACH) for body in things if must_reach(body)}
+
+    def best(self, reached: dict[str, set[int]]) -> int:
+        """The connected ground from which most is reached; the largest if nothing has to be; 0 if there is none."""
         votes: dict[int, int] = {}
         for labels in reached.values():
             for label in labels:
                 votes[label] = votes.get(label, 0) + 1
-        best = max(votes, key=lambda label: (votes[label], -label), default=0)
+        if votes:
+            return max(votes, key=lambda label: (votes[label], -label))
+        sizes = np.bincount(self.connected().ravel())
+        sizes[0] = 0
+        return int(sizes.argmax())
+
+    def connected(self) -> Any:
+        """[len(xs), len(zs)] int: 0 where one cannot walk, else the number of the connected ground."""
+        if self.labels is None:
+            self.labels = ndimage.label(~self.blocked)[0]
+        return self.labels
+
+    def unreachable(self, things: Iterable[Body]) -> list[str]:
+        """The doors and things that the best connected ground does not reach."""
+        reached = self.reached(things)
+        best = self.best(reached)
         return [name for name, labels in reached.items() if best not in labels]
 
     def open_cell(self, x: float, z: float) -> tuple[float, float] | None:
-        """The walkable place nearest to (x, z) on the ground that most doors share, else on the largest; None if there is none."""
-        if self.labels is None:
-            self.labels = ndimage.label(~self.blocked)[0]
-        if not self.labels.any():
+        """The place nearest to (x, z) on the ground that most doors share, else on the largest; None if there is no ground."""
+        labels = self.connected()
+        best = self.best(self.reached(()))
+        if best == 0 or not labels.any():
             return None
-        shared = [label for door in self.doors for label in sorted(self.reached_from(door))]
-        sizes = np.bincount(self.labels.ravel())
-        sizes[0] = 0
-        best = max(set(shared), key=lambda label: (shared.count(label), -label)) if shared else int(sizes.argmax())
-        away = np.where(self.labels == best, np.hypot(self.xs[:, None] - x, self.zs[None, :] - z), np.inf)
+        away = np.where(labels == best, np.hypot(self.xs[:, None] - x, self.zs[None, :] - z), np.inf)
         i, j = np.unravel_index(int(away.argmin()), away.shape)
         return float(self.xs[i]), float(self.zs[j])
 
@@ -254,7 +266,7 @@ def fits(a: Body, clear: float | None) -> bool:
     return clear is None or a.y1 - a.y0 <= clear + SLACK
 
 
-def stands(a: Body, known: dict[str, Body]) -> bool:
+def stands(a: Body, known: Mapping[str, Body]) -> bool:
     """Whether it is borne where it is."""
     bearer = known.get(a.on or "")
     if bearer is None or a.kind is None:
