@@ -51,13 +51,13 @@ def bush(w: float, h: float, d: float) -> Pieces:
 
 
 def hedge(w: float, h: float, d: float) -> Pieces:
-    soft = min(h, d) * 0.16
-    pieces = [cushion(-w / 2 + soft / 2, 0, -d / 2 + soft / 2, w / 2 - soft / 2, h - soft / 2, d / 2 - soft / 2, soft, SHADE)]
-    count = max(2, min(14, round(w / (d * 0.6))))
+    pieces = [box(-w / 2 + d * 0.08, 0, -d * 0.42, w / 2 - d * 0.08, h * 0.9, d * 0.42, SHADE)]
+    count = max(2, min(16, round(w / (d * 0.55))))
+    step = w / count
     for i in range(count):
-        x = -w / 2 + w * (i + 0.5) / count
-        r = w / count * 0.62
-        pieces.append(blob(min(r, w / 2 - abs(x)), h * 0.52, d * 0.5, i + 40, Paint(tone=0.94 + 0.12 * _noise(i)), 1, 0.1).at(x, h * 0.48, 0))
+        x = -w / 2 + step * (i + 0.5)
+        lump = blob(step * 0.5 if i in (0, count - 1) else step * 0.66, h * 0.55, d * 0.5, i + 40, Paint(tone=0.9 + 0.18 * _noise(i)), 1, 0.2)
+        pieces.append(lump.at(x, h * 0.45, 0))
     return pieces
 
 

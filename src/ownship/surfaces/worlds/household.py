@@ -144,7 +144,7 @@ def clock(w: float, h: float, d: float) -> Pieces:
 
 def vase(w: float, h: float, d: float) -> Pieces:
     body = lathe([(0, 0), (0.26, 0), (0.42, 0.16), (0.5, 0.36), (0.42, 0.58), (0.22, 0.8), (0.2, 0.88), (0.3, 1.0), (0.25, 1.0),
-                  (0.15, 0.88), (0.15, 0.8), (0, 0.7)], MAIN, 20)
+                  (0.15, 0.88), (0.15, 0.8), (0, 0.7)], MAIN, 20, 75)
     return [body.scaled(w, h, d)]
 
 
@@ -192,11 +192,14 @@ def laptop(w: float, h: float, d: float) -> Pieces:
 
 
 def crate(w: float, h: float, d: float) -> Pieces:
-    t = min(w, d) * 0.045
-    x, z = w / 2, d / 2
-    pieces = [box(-x, 0, -z, x, h * 0.05, z, SHADE), box(-x, 0, -z, x, h, -z + t), box(-x, 0, z - t, x, h, z), box(-x, 0, -z + t,
-    -x + t, h, z - t, SHADE),
-              box(x - t, 0, -z + t, x, h, z - t, SHADE)]
+    t = min(w, d) * 0.05
+    x, z, post = w / 2, d / 2, t * 1.6
+    pieces = [box(-x + t * 0.4, 0, -z + t * 0.4, x - t * 0.4, h * 0.06, z - t * 0.4, SHADE)]
+    for i in range(3):
+        y0, y1 = h * (0.02 + 0.335 * i), h * (0.33 + 0.335 * i)
+        pieces += [box(-x, y0, side * z, x, y1, side * (z - t * 0.6), LIGHT if i == 1 else MAIN) for side in (-1, 1)]
+        pieces += [box(side * x, y0, -z + t * 0.6, side * (x - t * 0.6), y1, z - t * 0.6, LIGHT if i == 1 else MAIN) for side in (-1, 1)]
+    pieces += [box(a * (x - t * 0.5), 0, b * (z - t * 0.5), a * (x - post), h * 0.98, b * (z - post), DEEP) for a in (-1, 1) for b in (-1, 1)]
     return pieces
 
 
@@ -230,15 +233,15 @@ def sink(w: float, h: float, d: float) -> Pieces:
     top, tap = h * 0.8, min(w, d) * 0.025
     pieces = [box(-w / 2 + 2, 0, -d / 2, w / 2 - 2, h * 0.06, d / 2 - 6, DARK_WOOD), box(-w / 2 + 1, h * 0.06, -d / 2, w / 2 - 1,
     top * 0.93, d / 2 - 3, WOOD),
-              *fronts(-w / 2 + 2, w / 2 - 2, h * 0.07, top * 0.92, d / 2 - 3, 2, 1, "side", Paint((168, 124, 84), "wood"))]
-    x, z0, z1, y = w * 0.34, -d * 0.24, d * 0.4, top * 0.93
+              *fronts(-w / 2 + 2, w / 2 - 2, h * 0.07, top * 0.82, d / 2 - 3, 2, 1, "side", Paint((168, 124, 84), "wood"))]
+    x, z0, z1, y = w * 0.34, -d * 0.24, d * 0.4, top * 0.83
     rim = [(-w / 2, -d / 2, w / 2, z0), (-w / 2, z1, w / 2, d / 2), (-w / 2, z0, -x, z1), (x, z0, w / 2, z1)]
     pieces += [box(a, y, b, c, top, e) for a, b, c, e in rim]
-    pieces.append(quads([[(-x, y - top * 0.1, z1), (x, y - top * 0.1, z1), (x, y - top * 0.1, z0), (-x, y - top * 0.1, z0)],
-                         [(-x, y - top * 0.1, z0), (x, y - top * 0.1, z0), (x, top, z0), (-x, top, z0)],
-                         [(x, y - top * 0.1, z1), (-x, y - top * 0.1, z1), (-x, top, z1), (x, top, z1)],
-                         [(-x, y - top * 0.1, z1), (-x, y - top * 0.1, z0), (-x, top, z0), (-x, top, z1)],
-                         [(x, y - top * 0.1, z0), (x, y - top * 0.1, z1), (x, top, z1), (x, top, z0)]], SHADE))
+    pieces.append(quads([[(-x, y + top * 0.005, z1), (x, y + top * 0.005, z1), (x, y + top * 0.005, z0), (-x, y + top * 0.005, z0)],
+                         [(-x, y + top * 0.005, z0), (x, y + top * 0.005, z0), (x, top, z0), (-x, top, z0)],
+                         [(x, y + top * 0.005, z1), (-x, y + top * 0.005, z1), (-x, top, z1), (x, top, z1)],
+                         [(-x, y + top * 0.005, z1), (-x, y + top * 0.005, z0), (-x, top, z0), (-x, top, z1)],
+                         [(x, y + top * 0.005, z0), (x, y + top * 0.005, z1), (x, top, z1), (x, top, z0)]], SHADE))
     back = -d * 0.36
     return [*pieces, tube((0, top, back), (0, h - tap, back), tap, STEEL), tube((0, h - tap, back), (0, h - tap, d * 0.04), tap,
     STEEL),

@@ -46,13 +46,21 @@ def mesh_of(kind: str, size: Size, colour: str, material: str) -> tuple[Part, ..
     Pieces with the same paint are one part. Parts are shared between calls and not to be changed. KeyError for a kind, colour
     or material that the catalogue does not have.
     """
-    base = catalogue.COLOURS[colour].rgb
-    pieces = fitted(_BUILDERS[kind](*map(float, size)), size)
+    return parts_of(_pieces(kind, size), catalogue.COLOURS[colour].rgb, catalogue.MATERIALS[material].name)
+
+
+@lru_cache(maxsize=1024)
+def _pieces(kind: str, size: Size) -> list[Piece]:
+    return fitted(_BUILDERS[kind](*map(float, size)), size)
+
+
+def parts_of(pieces: list[Piece], rgb: tuple[int, int, int] = (255, 255, 255), material: str = "stone") -> tuple[Part, ...]:
+    """Pieces as parts, one for each look; `rgb` and `material` are for pieces that have none of their own."""
     looks: dict[tuple[tuple[int, int, int], str, float], list[Piece]] = {}
     for piece in pieces:
         paint = piece.paint
-        r, g, b = (min(255, round(c * paint.tone)) for c in (paint.rgb or base))
-        looks.setdefault(((r, g, b), paint.material or catalogue.MATERIALS[material].name, paint.glow), []).append(piece)
+        r, g, b = (min(255, round(c * paint.tone)) for c in (paint.rgb or rgb))
+        looks.setdefault(((r, g, b), paint.material or material, paint.glow), []).append(piece)
     return tuple(_part(group, *look) for look, group in looks.items())
 
 
