@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 
-from ownship.surfaces.worlds.catalogue import COLOURS, KINDS, MATERIALS
-from ownship.surfaces.worlds.lines import GROUNDS, NOTHING, SAID, SIDED, SIDES, SIZES, Names, number_of, spoken
+from ownship.surfaces.worlds.catalogue import COLOURS, GROUNDS, KINDS, MATERIALS
+from ownship.surfaces.worlds.lines import NOTHING, SAID, SIDED, SIDES, SIZES, Names, number_of, spoken
 from ownship.surfaces.worlds.types import OBJECTS, RelationKind
 
 MAX_COUNT = 12  # of things that one line may add
@@ -57,7 +57,7 @@ def _adds(names: Names, rules: dict[str, str]) -> list[str]:
         forms.append(f'COUNT " " KIND (" " COLOUR)? (" " MATERIAL)? (" " PERCENT "%")? {of if len(lands) > 1 else ""}')
     beside = f'(" " SIDE)? {of}' if lands else ""
     if len(rooms) < MAX_ROOMS:
-        forms.append(f'"1 room" (" " SIZE)? (" " COLOUR)? (" " MATERIAL)? (" w " CM)? (" d " CM)? {beside}')
+        forms.append(f'"1 room" (" " SIZE)? (" " COLOUR)? (" " GROUND)? (" w " CM)? (" d " CM)? {beside}')
     if len(lands) - len(rooms) < MAX_ROOMS:
         forms.append(f'"1 plot" (" " SIZE)? (" " GROUND)? {beside}')
     if rooms:
@@ -77,9 +77,9 @@ def _changes(names: Names, rules: dict[str, str]) -> list[str]:
     if some := _several(names, objects):
         rules["THING"] = _any(some)
         forms += ['THING " turn " DEGREES', 'THING " scale " PERCENT (" width" | " height" | " depth")?']
-    if coloured := some + _single(names, ("room",)):
-        rules["COLOURED"] = _any(coloured)
-        forms += ['COLOURED " " COLOUR (" " MATERIAL)?', 'COLOURED " " MATERIAL']
+        forms += ['THING " " COLOUR (" " MATERIAL)?', 'THING " " MATERIAL']
+    if rooms := _single(names, ("room",)):
+        forms += [f'({_any(rooms)}) " " COLOUR (" " GROUND)?', f'({_any(rooms)}) " " GROUND']
     if plots := _single(names, ("plot",)):
         forms.append(f'({_any(plots)}) " " GROUND')
     return forms

@@ -65,7 +65,7 @@ _OTHERS = {
     ("pronoun", "them"): "them|both of them|ihnen|dazwischen",
     ("and", ""): "and|und|sowie|also",
     ("not", ""): "no|not any|don't want any|do not want any|without|without any|kein|keine|keinen|keinem|keiner|ohne",
-    ("remove", ""): "remove|delete|take away|get rid of|throw out|do not need|don't need|entferne|entfernen|lösche|löschen|nimm|brauche|wirf",
+    ("remove", ""): "remove|delete|take away|away|get rid of|throw out|do not need|don't need|entferne|entfernen|lösche|löschen|nimm|brauche|wirf",
     ("rotate", ""): "turn|rotate|spin|dreh|drehe|rotiere",
     ("move", ""): "move|put|place|shift|push|stell|stelle|rück|rücke|schieb|schiebe|setz|setze|leg|lege|häng|hänge",
     ("viewer", ""): "as seen by the viewer|seen by the viewer|from the viewer|vom betrachter aus|vom betrachter gesehen",
@@ -107,7 +107,8 @@ def _phrases() -> tuple[dict[str, Tag], int]:
     for kind, entry in KINDS.items():
         for word in (*entry.en, *entry.de):
             add("kind", kind, word.one, plural=False)
-            add("kind", kind, word.many, f"{word.many}n", plural=word.one != word.many)
+            add("kind", kind, word.many, plural=word.one != word.many)
+            add("kind", kind, f"{word.many}n", plural=True)
             if word.gender in ("der", "das"):
                 add("kind", kind, f"{word.one}s", f"{word.one}es")
     for place, phrases in _PLACES.items():
@@ -122,6 +123,7 @@ def _phrases() -> tuple[dict[str, Tag], int]:
         add("material", material.name, *material.en)
         for name in material.de:
             add("material", material.name, f"aus {name}", *([name + ending for ending in ("", *_ENDINGS)] if name[0].islower() else [name]))
+    add("bigger", "-", "smaller")  # before "small" takes German endings
     for size, phrases in _SIZES.items():
         add("size", size, *phrases.split("|"), *(phrase + ending for phrase in phrases.split("|") for ending in _ENDINGS))
     add("size", "large", "großes", "großer", "großen")

@@ -29,7 +29,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from ownship.surfaces.worlds.catalogue import COLOURS, KINDS, MATERIALS
+from ownship.surfaces.worlds.catalogue import COLOURS, GROUNDS, KINDS, MATERIALS
 from ownship.surfaces.worlds.types import (
     OPS,
     Add,
@@ -67,7 +67,6 @@ AXES = get_args(Axis)[1:]
 SIZES: Mapping[str, Mapping[str, tuple[int, int]]] = {
     "room": {"small": (300, 350), "large": (600, 500), "huge": (900, 800)},
     "plot": {"small": (700, 700), "large": (2000, 1500), "huge": (4000, 3000)}}
-GROUNDS = ("grass", *MATERIALS)  # of a plot
 FIXTURES = ("room", "plot", "door", "window", "light")  # kinds that the catalogue does not have
 NOTHING = "nothing"
 MAX_LINE = 400  # characters
@@ -309,7 +308,7 @@ def _read_add(line: _Line) -> list[Op]:
     make: Callable[..., Op]
     if kind in SIZES:
         size = SIZES[kind].get(line.take(*SIZES[kind]) or "", (None, None))
-        look = (_given(wall=line.take(*COLOURS), floor=line.take(*MATERIALS)) if kind == "room"
+        look = (_given(wall=line.take(*COLOURS), floor=line.take(*GROUNDS)) if kind == "room"
                 else _given(ground=line.take(*GROUNDS)))
         fields = look | _given(w=size[0], d=size[1]) | _given(w=line.value("w"))
         if kind == "room":

@@ -15,6 +15,7 @@ from ownship.surfaces.worlds.catalogue import COLOURS, KINDS, MATERIALS
 from ownship.surfaces.worlds.lines import SIDES, SIZES
 from ownship.surfaces.worlds.types import (
     Add,
+    AddOpening,
     AddPlot,
     AddRoom,
     Frame,
@@ -26,6 +27,7 @@ from ownship.surfaces.worlds.types import (
     Remove,
     Rotate,
     Scale,
+    SetSky,
     Side,
 )
 
@@ -66,6 +68,15 @@ class Edit:
 
 
 @dataclass(frozen=True)
+class Holes:
+    """So many doors or windows; `side` None where the words do not say in which wall."""
+
+    kind: Literal["door", "window"]
+    count: int
+    side: Side | None = None
+
+
+@dataclass(frozen=True)
 class Spec:
     """`edits` empty: the scene is to be made from nothing; else it exists already and is to be changed by them."""
 
@@ -74,6 +85,8 @@ class Spec:
     groups: tuple[Group, ...]
     links: tuple[Link, ...]
     edits: tuple[Edit, ...] = ()
+    holes: tuple[Holes, ...] = ()
+    night: bool = False
     unwanted: tuple[str, ...] = field(default=(), compare=False)  # kinds that the words say are not wanted
 
     @property
@@ -87,7 +100,7 @@ class Spec:
                            of=tuple(sorted(place.get(index, index) for index in item.of)))
 
         edits = [replace(edit, group=place.get(edit.group, edit.group), link=edit.link and link(edit.link)) for edit in self.edits]
-        return repr((self.place, self.size, [self.groups[index] for index in order], sorted(map(link, self.links), key=repr),
+        return repr((self.place, self.size, self.holes, self.night, [self.groups[index] for index in order], sorted(map(link, self.links), key=repr),
                      sorted(edits, key=repr)))
 
     @property
@@ -95,7 +108,7 @@ class Spec:
         """Of difficulty: groups and relations if it is to be made, changes and relations if it is to be changed."""
         if self.edits:
             return len(self.edits) + sum(edit.link is not None for edit in self.edits)
-        return len(self.groups) + len(self.links)
+        return len(self.groups) + len(self.links) + len(self.holes) + self.night
 
     def ids(self) -> list[list[str]]:
         """The ids of each group's things, those that edits add included, as `ops` gives them."""
@@ -116,9 +129,14 @@ class Spec:
         """The ops that make the place, its groups and their relations."""
         w, d = SIZES[self.place][self.size] if self.size else ((400, 400) if self.place == "room" else (1000, 1000))
         ops: list[Op] = [AddRoom(id="room1", w=w, d=d) if self.place == "room" else AddPlot(id="plot1", w=w, d=d)]
+        for holes in self.holes:
+            side = holes.side or ("south" if holes.kind == "door" else "north")
+            ops += [AddOpening(id=f"{holes.kind}{number}", kind=holes.kind, room="room1", side=side)
+                    for number in range(1, holes.count + 1)]
         for group, ids in zip(self.groups, self.ids(), strict=False):
             ops += [Add(id=id, kind=group.kind, colour=group.colour, material=group.material) for id in ids]
-        return ops + [Relate(relation=self.relation(link)) for link in self.links]
+        ops += [Relate(relation=self.relation(link)) for link in self.links]
+        return [*ops, SetSky(time="night")] if self.night else ops
 
     def changes(self) -> list[Op]:
         """The ops of the edits."""
@@ -168,9 +186,9 @@ class _Draft:
         self.links: list[Link] = []
 
     def group(self, kind: str, most: int = 1, least: int = 1, plain: float = 0.6) -> int:
-        """A group of this kind: one that is there (if it is so large at least) or a new one, sometimes with a colour."""
+        """A group of this kind: one that is there (if it is as large as that) or a new one, sometimes with a colour."""
         for index, group in enumerate(self.groups):
-            if group.kind == kind and least <= group.count:
+            if group.kind == kind and least <= group.count <= most:
                 return index
         look = _look(self.draw, kind) if self.draw.random() > plain else (None, None)
         if any(group.kind == kind for group in self.groups):  # two groups of a kind must be told apart
@@ -288,7 +306,13 @@ def draw_spec(draw: random.Random, motifs: int, edits: int = 0) -> Spec:
     unwanted: tuple[str, ...] = ()
     if not edits and draw.random() < 0.08:
         unwanted = (draw.choice([kind for kind in (_LOOSE if place == "room" else _OUTDOORS) if kind not in kinds]),)
-    return replace(spec, size=_size(draw, spec), unwanted=unwanted)
+    holes: list[Holes] = []
+    if not edits and place == "room":
+        if draw.random() < 0.15:
+            holes.append(Holes("door", 1, draw.choice((None, *SIDES))))
+        if draw.random() < 0.15:
+            holes.append(Holes("window", draw.randint(1, 2), draw.choice((None, *SIDES))))
+    return replace(spec, size=_size(draw, spec), holes=tuple(holes), night=not edits and draw.random() < 0.06, unwanted=unwanted)
 
 
 def _size(draw: random.Random, spec: Spec) -> str | None:
@@ -316,7 +340,8 @@ def _edits(draft: _Draft, count: int) -> tuple[Edit, ...]:
     found: list[Edit] = []
     new = there  # the number of the next group that an edit adds
     for _ in range(count):
-        placed = {link.subject for link in draft.links} | {index for link in draft.links for index in link.of}
+        placed = {index for link in draft.links for index in link.of}  # others stand by it
+        placed |= {link.subject for link in draft.links if link.kind in ("on", "inside")}
         index = free.pop() if free else None
         change = draw.choices(("relate", "recolour", "remove", "add", "scale", "rotate"), (6, 4, 3, 5, 1, 1))[0]
         if change == "add" or index is None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ownship.surfaces.worlds.catalogue import COLOURS, KINDS, MATERIALS, Word
-from ownship.surfaces.worlds.spec import Edit, Group, Link, Spec
+from ownship.surfaces.worlds.spec import Edit, Group, Holes, Link, Spec
 from ownship.surfaces.worlds.types import Language, RelationKind
 
 Case = Literal["nom", "acc", "dat"]
@@ -199,9 +199,28 @@ class _Speaker:
                 pending.remove(link)
                 part += " " + self.where(link)
             parts.append(part)
+        for holes in self.spec.holes:
+            if opening:
+                parts.insert(draw.choice((0, len(parts))), self._holes(holes, "dat"))
         listed = _list(parts, " und " if german else " and ", draw)
         sentences = [self._opened(listed)] if opening else self._unopened(listed, len(self.groups))
+        if not opening:
+            sentences += [_upper(draw.choice(("es gibt {}.", "dazu {}.") if german else ("there should be {}.", "it has {}.", "add {}."))
+                          .format(self._holes(holes, "acc"))) for holes in self.spec.holes]
+        if self.spec.night:
+            sentences.append(draw.choice(("Es ist Nacht.", "Es soll Nacht sein.") if german else ("It is night.", "It should be night.")))
         return [*sentences, *map(self._apart, pending), *map(self._unwanted, self.spec.unwanted)]
+
+    def _holes(self, holes: Holes, case: Case) -> str:
+        many = holes.count > 1
+        if self.language == "en":
+            noun = ("doors" if many else "door") if holes.kind == "door" else ("windows" if many else "window")
+            where = f" in the {holes.side} wall" if holes.side else ""
+            return f"{self.number(holes.count) if many else 'a'} {noun}{where}"
+        noun, gender = ("Tür", "die") if holes.kind == "door" else ("Fenster", "das")
+        noun = ("Türen" if holes.kind == "door" else "Fenstern" if case == "dat" else "Fenster") if many else noun
+        where = f" in der {_SIDES_DE[holes.side]}" if holes.side else ""
+        return f"{self.number(holes.count) if many else _INDEFINITE[case][gender]} {noun}{where}"
 
     def _place(self, case: Case) -> str:
         spec, draw, language = self.spec, self.draw, self.language
