@@ -29,7 +29,7 @@ from ownship.surfaces.worlds.geometry import (
     overhang,
 )
 from ownship.surfaces.worlds.relations import AROUND, GROUP, direction, falls_short, said_of, to_wall
-from ownship.surfaces.worlds.space import SIDES, Ground, ancestors, blocks, collide, fits, must_reach
+from ownship.surfaces.worlds.space import SIDES, Ground, ancestors, blocks, collide, fits, may_meet, must_reach
 from ownship.surfaces.worlds.types import Object, Opening, Relation
 
 COARSE, FINE = 3_000, 12_000  # places of one grid, about
@@ -120,6 +120,8 @@ def bearers(wanted: Wanted, hard: Iterable[Relation], state: State) -> list[tupl
     kind = object_body(wanted.thing).kind
     found: list[tuple[str, str | None]] = []
     areas = [area for area in state.things if not wanted.areas or area in wanted.areas]
+    if kind is not None:  # where its kind belongs comes first
+        areas.sort(key=lambda area: not (kind.outdoors if state.known[area].sort == "plot" else kind.indoors))
     if wanted.old and wanted.thing.on in state.known and state.known[wanted.thing.on].sort == "object":
         found.append((wanted.thing.on, "on"))
     if kind is not None and "on" in kind.goes:
@@ -242,20 +244,19 @@ def restrict(slots: Slots, state: State, hard: Iterable[Relation], obstacles: bo
                 on_it |= overhang(body, x0, z0, x1, z1, bearer) <= 0.5
         allowed &= on_it
         hx, hz = bounds(state.known[slots.area])
-        inside = overhang(body, -hx, -hz, hx, hz, state.known[slots.area]) <= EPS
-        allowed &= inside
-    else:
+        allowed &= overhang(body, -hx, -hz, hx, hz, state.known[slots.area]) <= EPS
+    elif allowed.size == 1:  # a place that was given; grids are inside anyway
         allowed &= overhang(body, -bearer.w / 2, -bearer.d / 2, bearer.w / 2, bearer.d / 2, bearer) <= EPS
     for wall in state.walls.get(slots.area, []):
-        _take_out(slots, wall, lambda part, other: part.y0 < other.y1, certain=True)
+        _take_out(slots, wall, collide, True)
     for opening, zone in state.clear[slots.area]:
         if bearer.sort != "object" and opening.id in state.known:
-            _take_out(slots, zone, lambda part, other: blocks(part, other), certain=False)
+            _take_out(slots, zone, blocks, body.kind is not None and not body.kind.walkable)
     if obstacles:
         exempt = {bearer.id} | ancestors(bearer, state.known)
         for other in state.things[slots.area]:
             if other.id not in exempt and other.id != body.id:
-                _take_out(slots, other, collide, certain=False)
+                _take_out(slots, other, collide, not may_meet(body, other) and not _roomy(body) and not _roomy(other))
     for relation in hard:
         if not allowed.any():
             break
@@ -266,8 +267,12 @@ def restrict(slots: Slots, state: State, hard: Iterable[Relation], obstacles: bo
     return work
 
 
+def _roomy(body: Body) -> bool:
+    return body.kind is not None and body.kind.under is not None
+
+
 def _take_out(slots: Slots, other: Body, rule: Any, certain: bool) -> None:
-    """Only places whose upright bounds touch those of `other` are looked at."""
+    """Only places whose upright bounds overlap those of `other` are looked at; `certain`: where both are upright, all of these."""
     body = slots.body
     if not (body.y0 < other.y1 - EPS and other.y0 < body.y1 - EPS):
         return
@@ -279,7 +284,7 @@ def _take_out(slots: Slots, other: Body, rule: Any, certain: bool) -> None:
     window = (slice(int(i[0]), int(i[1])), slice(int(j[0]), int(j[1])))
     if i[0] >= i[1] or j[0] >= j[1] or not slots.allowed[window].any():
         return
-    if certain and body.turn % 90 == 0:
+    if certain and body.turn % 90 == 0 and other.turn % 90 == 0:
         slots.allowed[window] = False
         return
     part = body.at(body.x[window[0]], body.z[:, window[1]])
@@ -332,6 +337,9 @@ def comfort(slots: Slots, wanted: Wanted, state: State, relations: Iterable[Rela
                 front = replace(other, x=other.x + fx * (other.d / 2 + 35), z=other.z + fz * (other.d / 2 + 35), d=70.0)
                 cost += 60.0 * (outside(front, body.x, body.z) < min(body.w, body.d) / 2)
     for relation in relations:
+        others = [state.known[name] for name in (*relation.of, *relation.subjects) if name in state.known and name != body.id]
+        if any(other.sort == "object" and area_of(other, state.known) != slots.area for other in others):
+            cost += 500  # what is said of two things is meant to be seen in one room
         if relation.kind not in GROUP or relation.kind == "around":
             extra = _wish(relation, body, slots.area, state.known)
             if extra is not None:

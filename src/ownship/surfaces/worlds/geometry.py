@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,7 @@ def cos_sin(turn: float) -> tuple[float, float]:
     return math.cos(math.radians(turn)), math.sin(math.radians(turn))
 
 
+@lru_cache(maxsize=1024)
 def axes(turn: float) -> tuple[tuple[float, float], tuple[float, float]]:
     """(width axis, depth axis) in (x, z): where local x and local z (the front) point."""
     c, s = cos_sin(turn)

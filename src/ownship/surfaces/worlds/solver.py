@@ -11,7 +11,7 @@ no clock is read.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,9 +32,9 @@ from ownship.surfaces.worlds.space import (
     on_ground,
     within,
 )
-from ownship.surfaces.worlds.types import Object, Relation, Requirement, Scene
+from ownship.surfaces.worlds.types import Conflict, Object, Relation, Requirement, Scene
 
-PACE = 2_000_000  # places looked at that take about a second
+PACE = 8_000_000  # places looked at that take about a second
 TRIES = 12  # places of one thing that are tried for walkability before it counts as stuck
 
 
@@ -253,16 +253,15 @@ def carry(before: Object, after: Object, child: Object) -> Object:
 
 
 def requirements(task: Task) -> list[Requirement]:
-    """Everything that the task asks for, what is most worth telling last (the first are left out first)."""
+    """Everything that the task asks for, what is most worth telling first."""
     scene = task.scene
-    areas = [*(room.id for room in scene.rooms), *(plot.id for plot in scene.plots)]
-    found = [Requirement(kind="opening", ids=(opening.id,)) for opening in scene.openings]
-    found += [Requirement(kind="walk", ids=(area,)) for area in areas]
+    found = [Requirement(kind="relation", ids=(*r.subjects, *r.of), relation=r) for r in dict.fromkeys(task.hard)]
+    found += [Requirement(kind="place", ids=(wanted.thing.id,)) for wanted in task.wanted if wanted.x is not None]
+    found += [Requirement(kind="room_for", ids=(wanted.thing.id, *wanted.areas)) for wanted in task.wanted]
     if scene.objects:
         found.append(Requirement(kind="stays"))
-    found += [Requirement(kind="room_for", ids=(wanted.thing.id,)) for wanted in task.wanted]
-    found += [Requirement(kind="place", ids=(wanted.thing.id,)) for wanted in task.wanted if wanted.x is not None]
-    return found + [Requirement(kind="relation", ids=(*r.subjects, *r.of), relation=r) for r in dict.fromkeys(task.hard)]
+    found += [Requirement(kind="opening", ids=(opening.id,)) for opening in scene.openings]
+    return found + [Requirement(kind="walk", ids=(area.id,)) for areas in (scene.rooms, scene.plots) for area in areas]
 
 
 def without(task: Task, waived: Iterable[Requirement]) -> Task:
@@ -271,3 +270,46 @@ def without(task: Task, waived: Iterable[Requirement]) -> Task:
     loose = {requirement.ids[0] for requirement in left_out if requirement.kind == "place"}
     wanted = tuple(replace(w, x=None, y=None, z=None, turn=None) if w.thing.id in loose else w for w in task.wanted)
     return replace(task, wanted=wanted, waived=left_out)
+
+
+def explain(task: Task, stuck: Stuck, seed: int = 0, work: Work | None = None) -> Conflict:
+    """A smallest set of requirements that exclude each other (QuickXplain, Junker 2004: none of them can be left out)."""
+    work = work or Work(4 * PACE)
+    proved = True
+
+    def impossible(asked: Iterable[Requirement], of: Task) -> bool:
+        nonlocal proved
+        part = without(of, set(requirements(of)) - set(asked))
+        found = solve(part, seed, Work(min(PACE / 2, work.left)), attempts=3)
+        proved = proved and (not isinstance(found, Stuck) or found.impossible)
+        return isinstance(found, Stuck)
+
+    def shrink(kept: list[Requirement], fresh: bool, doubtful: list[Requirement]) -> list[Requirement]:
+        if (fresh and impossible(kept, task)) or not doubtful:
+            return []
+        if len(doubtful) == 1:
+            return doubtful
+        half = len(doubtful) // 2
+        first, second = doubtful[:half], doubtful[half:]
+        late = shrink([*kept, *first], True, second)
+        return [*shrink([*kept, *late], bool(late), first), *late]
+
+    task = narrow(task, stuck, lambda smaller: impossible(requirements(smaller), smaller))
+    found = shrink([], False, requirements(task))
+    return Conflict(requirements=tuple(found), proved=proved)
+
+
+def narrow(task: Task, stuck: Stuck, impossible: Callable[[Task], bool]) -> Task:
+    """The task with fewer things that is impossible as well: what failed and what it has to do with, if that is."""
+    for name, _ in stuck.failed.most_common(2):
+        close = {name}
+        for relation in task.hard:
+            names = {*relation.subjects, *relation.of}
+            close |= names if name in names else set()
+        wanted = tuple(wanted for wanted in task.wanted if wanted.thing.id in close)
+        dropped = {wanted.thing.id for wanted in task.wanted} - close
+        hard = tuple(r for r in task.hard if not dropped & {*r.subjects, *r.of})
+        smaller = replace(task, wanted=wanted, hard=hard)
+        if len(wanted) < len(task.wanted) and impossible(smaller):
+            return smaller
+    return task

@@ -95,23 +95,16 @@ def collide(a: Body, b: Body) -> Number:
     return (depth(a, b) > EPS) & ~(np.asarray(sheltered(a, b)) | np.asarray(sheltered(b, a)))
 
 
-def before(opening: Opening, room: Room, scene: Scene) -> list[tuple[str, Body]]:
+def before(opening: Opening, room: Room) -> list[tuple[str, Body]]:
     """What has to be clear on both sides of an opening: (area, body) each."""
     far = DOOR if opening.kind == "door" else WINDOW
     inner = opening_body(opening, room, far, inside=True)
-    if opening.kind == "door":
-        inner = replace(inner, w=max(inner.w, 70))
-    found = [(room.id, inner)]
+    if opening.kind == "window":
+        return [(room.id, inner)]
+    inner = replace(inner, w=max(inner.w, 70))
     dx, dz = DIRECTION[opening.side]
-    other = opening.to or next((plot.id for plot in scene.plots if _covers(area_body(plot), room)), None)
-    if opening.kind == "door" and other is not None:
-        shift = WALL + far
-        found.append((other, replace(inner, x=inner.x + dx * shift, z=inner.z + dz * shift)))
-    return found
-
-
-def _covers(plot: Body, room: Room) -> bool:
-    return bool(outside(plot, float(room.x), float(room.z)) <= EPS)
+    outer = replace(inner, x=inner.x + dx * (WALL + far), z=inner.z + dz * (WALL + far))
+    return [(room.id, inner), (opening.to, outer)] if opening.to else [(room.id, inner)]
 
 
 Clear = dict[str, list[tuple[Opening, Body]]]  # for every area the openings and what has to be clear before them
@@ -121,7 +114,7 @@ def clearances(scene: Scene) -> Clear:
     rooms = {room.id: room for room in scene.rooms}
     found: Clear = {name: [] for name in (*rooms, *(plot.id for plot in scene.plots))}
     for opening in scene.openings:
-        for area, body in before(opening, rooms[opening.room], scene):
+        for area, body in before(opening, rooms[opening.room]):
             if area in found:
                 found[area].append((opening, body))
     return found
