@@ -51,7 +51,7 @@ def bush(w: float, h: float, d: float) -> Pieces:
 
 
 def hedge(w: float, h: float, d: float) -> Pieces:
-    pieces = [box(-w / 2 + d * 0.08, 0, -d * 0.42, w / 2 - d * 0.08, h * 0.9, d * 0.42, SHADE)]
+    pieces = [box(-w / 2 + d * 0.15, 0, -d * 0.36, w / 2 - d * 0.15, h * 0.8, d * 0.36, SHADE)]
     count = max(2, min(16, round(w / (d * 0.55))))
     step = w / count
     for i in range(count):
