@@ -167,6 +167,9 @@ def places(wanted: Wanted, hard: list[Relation], state: State, fine: bool) -> It
             if body.y1 > state.known[area].y1 + EPS:
                 continue
             if wanted.x is not None and wanted.z is not None:
+                hx, hz = bounds(body)
+                if min(wanted.x - hx - x0, x1 - wanted.x - hx, wanted.z - hz - z0, z1 - wanted.z - hz) < -EPS:
+                    continue
                 grid: Body | None = body.at(np.array([[float(wanted.x)]]), np.array([[float(wanted.z)]]))
             else:
                 grid = _grid(body, x0, x1, z0, z1, cells, others, fine)
@@ -203,7 +206,8 @@ def _ways(wanted: Wanted, bearer: Body, how: str | None) -> Iterator[tuple[Body,
         return
     w, d = bearer.w / 2, bearer.d / 2
     inside = (x - w, x + w, z - d, z + d)
-    allowed = ("floor",) if how == "floor" or bearer.sort == "plot" else plain.kind.goes
+    floor_only = how == "floor" or bearer.sort == "plot"
+    allowed = tuple(way for way in plain.kind.goes if way == "floor" or not floor_only)
     if "floor" in allowed:
         for turn in turns(wanted, 0):
             yield body(0, turn), *inside, 60.0 if plain.kind.goes[0] != "floor" else 0.0
@@ -245,8 +249,6 @@ def restrict(slots: Slots, state: State, hard: Iterable[Relation], obstacles: bo
         allowed &= on_it
         hx, hz = bounds(state.known[slots.area])
         allowed &= overhang(body, -hx, -hz, hx, hz, state.known[slots.area]) <= EPS
-    elif allowed.size == 1:  # a place that was given; grids are inside anyway
-        allowed &= overhang(body, -bearer.w / 2, -bearer.d / 2, bearer.w / 2, bearer.d / 2, bearer) <= EPS
     for wall in state.walls.get(slots.area, []):
         _take_out(slots, wall, collide, True)
     for opening, zone in state.clear[slots.area]:

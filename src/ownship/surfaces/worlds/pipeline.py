@@ -54,7 +54,7 @@ def apply(scene: Scene, ops: Iterable[Op], seed: int = 0, seconds: float = 2.0) 
     if task.wanted:
         found = solve(task, seed, Work(seconds * PACE))
         if isinstance(found, Stuck):
-            return Result(scene=scene, conflict=explain(task, found, seed))
+            return Result(scene=scene, conflict=explain(task, found, seed, Work(2 * seconds * PACE)))
         placed = found
     return _result(scene, draft, placed)
 

@@ -11,14 +11,14 @@ no clock is read.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ownship.surfaces.worlds.candidates import Slots, State, Wanted, comfort, lacking, places, restrict
-from ownship.surfaces.worlds.geometry import Body, area_of, axes, bodies, depth, object_body
+from ownship.surfaces.worlds.geometry import Body, area_of, axes, between_angles, bodies, depth, object_body
 from ownship.surfaces.worlds.relations import GROUP
 from ownship.surfaces.worlds.space import (
     Clear,
@@ -34,7 +34,13 @@ from ownship.surfaces.worlds.space import (
 )
 from ownship.surfaces.worlds.types import Conflict, Object, Relation, Requirement, Scene
 
+if TYPE_CHECKING:
+    from ownship.surfaces.worlds.proof import Verdict
+
+Asked = Sequence[Requirement] | None
 PACE = 8_000_000  # places looked at that take about a second
+ALONE = 3  # attempts before CP-SAT is asked
+BUDGET = 0.3  # of CP-SAT, in its deterministic seconds
 TRIES = 12  # places of one thing that are tried for walkability before it counts as stuck
 
 
@@ -63,7 +69,7 @@ class Stuck:
     """Nothing was found: how often each thing was the one without a place."""
 
     failed: Counter[str] = field(default_factory=Counter)
-    impossible: bool = False  # proved
+    core: list[Requirement] = field(default_factory=list)  # what CP-SAT proved to exclude itself; [] if it did not
 
 
 @dataclass
@@ -84,6 +90,7 @@ class Attempt:
     ghosts: set[str]
     random: Any
     work: Work
+    guide: dict[str, tuple[float, float, int]] = field(default_factory=dict)  # where CP-SAT would have things: x, z, turn
 
 
 def split(relations: Iterable[Relation]) -> list[Relation]:
@@ -117,21 +124,40 @@ def state_of(task: Task) -> State:
     return State(known, things, grounds, clear, walls)
 
 
-def solve(task: Task, seed: int = 0, work: Work | None = None, attempts: int = 24) -> tuple[Object, ...] | Stuck:
-    """Places for all that is wanted, in the order of `wanted` and what each carries, or Stuck."""
+Found = tuple[Object, ...] | Stuck
+
+
+def solve(task: Task, seed: int = 0, work: Work | None = None, attempts: int = 24, asked: Asked = None) -> Found:
+    """Places for all that is wanted, in the order of `wanted` and what each carries, or Stuck.
+
+    After a few attempts that failed CP-SAT is asked; then its answer guides every second attempt. `asked` is what has to hold.
+    """
     work = work or Work(2 * PACE)
     base = state_of(task)
     stuck = Stuck()
     hard, soft = split(task.relations), split(task.soft)
+    guide: dict[str, tuple[float, float, int]] = {}
     for attempt in range(attempts):
+        if attempt == min(ALONE, attempts - 1):
+            verdict = _verdict(task, requirements(task) if asked is None else asked, seed)
+            guide = verdict.places
+            if verdict.possible is False:
+                stuck.core = verdict.core or requirements(task)
+                return stuck
         random = np.random.default_rng([seed, attempt])
-        now = Attempt(attempt, base.copy(), hard, soft, task.ghosts(), random, work)
+        now = Attempt(attempt, base.copy(), hard, soft, task.ghosts(), random, work, guide if attempt % 2 else {})
         found = _attempt(task, now, stuck.failed)
         if found is not None:
             return tuple(thing for wanted in task.wanted for thing in found[wanted.thing.id])
-        if work.left <= 0 or (len(task.wanted) == 1 and attempt >= 1):
+        if work.left <= 0:
             break
     return stuck
+
+
+def _verdict(task: Task, asked: Iterable[Requirement], seed: int) -> Verdict:
+    from ownship.surfaces.worlds.proof import judge  # ortools takes half a second to import, and most tasks do without
+
+    return judge(bodies(task.scene), task.wanted, list(dict.fromkeys(task.hard)), list(asked), split, seed, BUDGET)
 
 
 def _attempt(task: Task, now: Attempt, failed: Counter[str]) -> dict[str, list[Object]] | None:
@@ -196,6 +222,9 @@ def find(wanted: Wanted, now: Attempt, fine: bool) -> tuple[Object, str] | None:
                 short = lacking(relation, slot.body, state.known)
                 slot.cost += 0 if short is None else np.minimum(2 * np.asarray(short), 300.0)
             work.left -= 4 * slot.cost.size
+            if name in now.guide:
+                x, z, turn = now.guide[name]
+                slot.cost += 2 * np.hypot(slot.body.x - x, slot.body.z - z) + between_angles(slot.body.turn, turn)
             slot.cost += now.random.random(slot.cost.shape) * (5 if now.number == 0 else 20 * now.number)
             slot.cost[~slot.allowed] = np.inf
             slots.append(slot)
@@ -277,11 +306,16 @@ def explain(task: Task, stuck: Stuck, seed: int = 0, work: Work | None = None) -
     work = work or Work(4 * PACE)
     proved = True
 
-    def impossible(asked: Iterable[Requirement], of: Task) -> bool:
+    def impossible(asked: Sequence[Requirement], of: Task) -> bool:
         nonlocal proved
-        part = without(of, set(requirements(of)) - set(asked))
-        found = solve(part, seed, Work(min(PACE / 2, work.left)), attempts=3)
-        proved = proved and (not isinstance(found, Stuck) or found.impossible)
+        if work.left <= 0:  # no time to look: it may be possible
+            proved = False
+            return False
+        share = Work(min(PACE / 4, work.left))
+        before = share.left
+        found = solve(without(of, set(requirements(of)) - set(asked)), seed, share, attempts=2, asked=asked)
+        work.left -= before - share.left + (PACE / 4 if isinstance(found, Stuck) and not found.core else 20_000)
+        proved = proved and (not isinstance(found, Stuck) or bool(found.core))
         return isinstance(found, Stuck)
 
     def shrink(kept: list[Requirement], fresh: bool, doubtful: list[Requirement]) -> list[Requirement]:
@@ -294,8 +328,12 @@ def explain(task: Task, stuck: Stuck, seed: int = 0, work: Work | None = None) -
         late = shrink([*kept, *first], True, second)
         return [*shrink([*kept, *late], bool(late), first), *late]
 
-    task = narrow(task, stuck, lambda smaller: impossible(requirements(smaller), smaller))
-    found = shrink([], False, requirements(task))
+    if stuck.core:
+        doubtful = [requirement for requirement in requirements(task) if requirement in stuck.core]
+    else:
+        task = narrow(task, stuck, lambda smaller: impossible(requirements(smaller), smaller))
+        doubtful = requirements(task)
+    found = shrink([], False, doubtful)
     return Conflict(requirements=tuple(found), proved=proved)
 
 
