@@ -19,10 +19,11 @@ from ownship.model.chat import Message
 from ownship.surfaces.worlds import lines
 from ownship.surfaces.worlds.catalogue import KINDS
 from ownship.surfaces.worlds.measure import Measured, measure
+from ownship.surfaces.worlds.pipeline import advance, apply
 from ownship.surfaces.worlds.prompt import opening
 from ownship.surfaces.worlds.spec import Spec, draw_spec
 from ownship.surfaces.worlds.templates import say
-from ownship.surfaces.worlds.types import Result, Scene, dumps
+from ownship.surfaces.worlds.types import History, Result, Scene, dumps
 
 MAX_REPLY = 20_000  # characters that are read
 
@@ -95,9 +96,7 @@ def scene_of(spec: Spec) -> Scene:
     """The scene that the words of a task were said in: empty if the task is to make one. Raises ValueError if it cannot be."""
     if not spec.edits:
         return Scene()
-    from ownship.surfaces.worlds.pipeline import solve
-
-    result = solve(Scene(), spec.base())
+    result = apply(Scene(), spec.base())
     if result.conflict is not None:
         raise ValueError(f"a specification that cannot be built: {result.conflict}")
     return result.scene
@@ -106,14 +105,12 @@ def scene_of(spec: Spec) -> Scene:
 @lru_cache(4096)
 def scored(spec: Spec, reply: str) -> Scored:
     """Reads, solves and measures a reply: once, though every part of the rubric asks."""
-    from ownship.surfaces.worlds.pipeline import solve
-
     before = scene_of(spec)
     try:
         ops = lines.read(reply[:MAX_REPLY], before)
     except lines.Misread as problem:
         return Scored(None, str(problem), None)
-    result = solve(before, ops)
+    result = advance(History(scenes=(before,)), ops)[1]
     if result.conflict is not None or Scene.model_validate_json(dumps(result.scene)) != result.scene:
         return Scored(result, "", None)
     return Scored(result, "", measure(spec, before, result.scene))

@@ -221,7 +221,8 @@ def _indoors(draft: _Draft) -> None:
         case "alone":
             group(pick(("chair", "plant", "box", "armchair", "stool", "basket", "bookcase", "wardrobe", "floor_lamp")), most=3)
         case "on":
-            link("on", group(pick(_SMALL), most=2), group(pick(_BEARERS)))
+            bearer = pick(_BEARERS)
+            link("on", group(pick(_SMALL), most=1 if bearer == "nightstand" else 2), group(bearer))
         case "facing":
             seat = pick(_SEATS)
             link("facing", group(seat, most=1 if seat == "sofa" else 2), group(pick(_LOOKED_AT)))
@@ -249,14 +250,14 @@ def _indoors(draft: _Draft) -> None:
             else:
                 link("above", group(pick(_HUNG)), group(pick(("sofa", "cupboard", "desk", "fireplace", "dresser"))))
         case "in":
-            link("inside", group(pick(("book", "candle")), most=2), group(pick(("box", "basket", "shelf"))))
+            link("inside", group(pick(("book", "candle"))), group(pick(("box", "basket", "shelf"))))
         case "side":
             link(pick(("left_of", "right_of", "in_front_of", "behind")), group(pick(_LOOSE)),
                  group(pick(("sofa", "table", "bed", "fireplace", "armchair", "desk"))), frame=_frame(draw))
         case "far":
             link("far", group(pick(_LOOSE)), group(pick(("bed", "fireplace", "sofa"))))
         case "row":
-            link("aligned", group(pick(("stool", "plant", "chair")), 4, 3))
+            link("aligned", group(pick(("stool", "plant", "chair")), 3, 3))
         case "middle":
             link("centred", group(pick(("table", "rug", "dining_table", "coffee_table"))))
 
@@ -326,8 +327,9 @@ def _size(draw: random.Random, spec: Spec) -> str | None:
         small, usual = 4.0, 14.0
     else:
         small, usual = 1.6, 3.2
-    if any(link.kind == "far" for link in links) or area > usual or (wide and spec.place == "room" and area > 0.7 * usual):
-        return "huge" if area > 2 * usual else "large"
+    far = any(link.kind == "far" for link in links)
+    if far or area > usual or (wide and spec.place == "room" and area > 0.7 * usual):
+        return "huge" if area > 2 * usual or (far and spec.place == "room") else "large"
     choices = [None, None, "large", *(["small"] if area < small and not wide else [])]
     return draw.choice(choices)
 
@@ -352,7 +354,8 @@ def _edits(draft: _Draft, count: int) -> tuple[Edit, ...]:
                     and draft.groups[number].kind != kind]
             link = None
             if near and draw.random() < 0.5:
-                link = Link(draw.choice(("next_to", "near", "left_of", "right_of")), new, (draw.choice(near),))
+                beside: tuple[RelationKind, ...] = ("left_of", "right_of") if _small(group) else ()
+                link = Link(draw.choice(("next_to", "near", *beside)), new, (draw.choice(near),))
             found.append(Edit("add", new, group, link))
             new += 1
             continue
@@ -361,8 +364,12 @@ def _edits(draft: _Draft, count: int) -> tuple[Edit, ...]:
                   and _bears(draft.groups[number])]
         movable = _bears(group) and group.count <= 2 and index not in placed
         if change == "relate" and others and movable:
-            side: RelationKind = draw.choice(("left_of", "right_of", "in_front_of", "behind", "next_to", "next_to", "near"))
-            found.append(Edit("relate", index, link=Link(side, index, (draw.choice(others),))))
+            other = draw.choice(others)
+            # behind what stands with its back to a wall is no place, and beside it only for what is small
+            beyond: tuple[RelationKind, ...] = () if KINDS[draft.groups[other].kind].back else ("behind",)
+            beside = ("left_of", "right_of") if _small(group) else ()
+            side = draw.choice(("in_front_of", "next_to", "next_to", "near", *beside, *beyond))
+            found.append(Edit("relate", index, link=Link(side, index, (other,))))
         elif change == "relate" and movable and draft.place == "room":
             found.append(Edit("relate", index, link=Link(*draw.choice((("in_corner", index), ("against_wall", index))))))
         elif change == "remove" and there - len(found) > 1:
@@ -378,6 +385,10 @@ def _edits(draft: _Draft, count: int) -> tuple[Edit, ...]:
     # what is gone can be no reference
     return tuple(edit if edit.link is None or not gone & set(edit.link.of) else
                  Edit("recolour", edit.group, colour="red") if edit.change == "relate" else replace(edit, link=None) for edit in found)
+
+
+def _small(group: Group) -> bool:
+    return group.count == 1 and max(KINDS[group.kind].size[0], KINDS[group.kind].size[2]) <= 60
 
 
 def _bears(group: Group) -> bool:
