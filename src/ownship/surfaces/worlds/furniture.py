@@ -130,7 +130,7 @@ def armchair(w: float, h: float, d: float) -> Pieces:
 
 
 def sofa(w: float, h: float, d: float) -> Pieces:
-    return _upholstered(w, h, d, min(w * 0.1, 22.0), max(1, min(6, round(w * 0.8 / 75))))
+    return _upholstered(w, h, d, min(w * 0.1, 22.0), max(1, min(4, round(w * 0.8 / 75))))
 
 
 def bed(w: float, h: float, d: float) -> Pieces:

@@ -51,13 +51,15 @@ def bush(w: float, h: float, d: float) -> Pieces:
 
 
 def hedge(w: float, h: float, d: float) -> Pieces:
-    pieces = [box(-w / 2 + d * 0.15, 0, -d * 0.36, w / 2 - d * 0.15, h * 0.8, d * 0.36, SHADE)]
-    count = max(2, min(16, round(w / (d * 0.55))))
-    step = w / count
+    count = max(1, min(4, round(w / 150)))
+    step, overlap = w / count, w / count * 0.2
+    pieces = []
     for i in range(count):
-        x = -w / 2 + step * (i + 0.5)
-        lump = blob(step * 0.5 if i in (0, count - 1) else step * 0.66, h * 0.55, d * 0.5, i + 40, Paint(tone=0.9 + 0.18 * _noise(i)), 1, 0.2)
-        pieces.append(lump.at(x, h * 0.45, 0))
+        x0, x1 = max(-w / 2, -w / 2 + step * i - overlap), min(w / 2, -w / 2 + step * (i + 1) + overlap)
+        lump = blob((x1 - x0) / 2, h * 0.55, d * 0.5, i + 40, Paint(tone=0.94 + 0.1 * (i % 2)), 2, 0.13, 0.5)
+        lump = lump.at((x0 + x1) / 2, h * 0.45, 0)
+        lump.vertices[:, 1] = lump.vertices[:, 1].clip(0.0)
+        pieces.append(lump)
     return pieces
 
 

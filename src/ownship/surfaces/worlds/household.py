@@ -232,16 +232,12 @@ def stove(w: float, h: float, d: float) -> Pieces:
 def sink(w: float, h: float, d: float) -> Pieces:
     top, tap = h * 0.8, min(w, d) * 0.025
     pieces = [box(-w / 2 + 2, 0, -d / 2, w / 2 - 2, h * 0.06, d / 2 - 6, DARK_WOOD), box(-w / 2 + 1, h * 0.06, -d / 2, w / 2 - 1,
-    top * 0.93, d / 2 - 3, WOOD),
+    top * 0.83, d / 2 - 3, WOOD),
               *fronts(-w / 2 + 2, w / 2 - 2, h * 0.07, top * 0.82, d / 2 - 3, 2, 1, "side", Paint((168, 124, 84), "wood"))]
     x, z0, z1, y = w * 0.34, -d * 0.24, d * 0.4, top * 0.83
     rim = [(-w / 2, -d / 2, w / 2, z0), (-w / 2, z1, w / 2, d / 2), (-w / 2, z0, -x, z1), (x, z0, w / 2, z1)]
     pieces += [box(a, y, b, c, top, e) for a, b, c, e in rim]
-    pieces.append(quads([[(-x, y + top * 0.005, z1), (x, y + top * 0.005, z1), (x, y + top * 0.005, z0), (-x, y + top * 0.005, z0)],
-                         [(-x, y + top * 0.005, z0), (x, y + top * 0.005, z0), (x, top, z0), (-x, top, z0)],
-                         [(x, y + top * 0.005, z1), (-x, y + top * 0.005, z1), (-x, top, z1), (x, top, z1)],
-                         [(-x, y + top * 0.005, z1), (-x, y + top * 0.005, z0), (-x, top, z0), (-x, top, z1)],
-                         [(x, y + top * 0.005, z0), (x, y + top * 0.005, z1), (x, top, z1), (x, top, z0)]], SHADE))
+    pieces.append(quads([[(-x, y + 0.3, z1), (x, y + 0.3, z1), (x, y + 0.3, z0), (-x, y + 0.3, z0)]], SHADE))
     back = -d * 0.36
     return [*pieces, tube((0, top, back), (0, h - tap, back), tap, STEEL), tube((0, h - tap, back), (0, h - tap, d * 0.04), tap,
     STEEL),

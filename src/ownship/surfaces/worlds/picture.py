@@ -70,10 +70,9 @@ def gather(things: list[Placed]) -> Triangles:
             glow.append(np.full(count, part.glow, np.float32))
             owner.append(np.full(count, number, np.int32))
             casts.append(np.full(count, thing.role == "object"))
-    if not corners:
-        f = np.float32
-        return Triangles(np.zeros((0, 3, 3)), np.zeros((0, 3, 3), f), np.zeros((0, 3), f), np.zeros(0, f), np.zeros(0, np.int32),
-                         np.zeros(0, bool))
+    if not corners:  # one triangle that nobody sees
+        corners, normals, rgb = [np.zeros((1, 3, 3))], [np.zeros((1, 3, 3), np.float32)], [np.zeros((1, 3), np.float32)]
+        glow, owner, casts = [np.zeros(1, np.float32)], [np.zeros(1, np.int32)], [np.zeros(1, bool)]
     return Triangles(*(np.concatenate(x) for x in (corners, normals, rgb, glow, owner, casts)))
 
 
@@ -198,13 +197,15 @@ def render(scene: Scene, camera: Camera | None = None, width: int = 640, height:
 
     corner_s, corner_a = (values[:, :, i].astype(np.float32) for i in (0, 1))
     safe = np.where(sky, 0, hit)
-    sun_lit, ambient_lit = interpolate(xy, [corner_s, corner_a], safe, w, h) if len(xy) else (np.zeros((h, w), np.float32),) * 2
+    sun_lit, ambient_lit = interpolate(xy, [corner_s, corner_a], safe, w, h)
     if shapes.casts.any():
         shadow = _Shadow(shapes, towards, 1024)
         right, up, forward = shadow.axes
         texel = np.float32(0.7 / shadow.scale)
         jitter_u = np.tile(np.array([[-1, 1], [1, -1]], np.float32), (-(-h // 2), -(-w // 2)))[:h, :w] * texel
-        lx, ly, lz = along(right), along(up), along(forward) - np.float32(1.2 + 1.5 / shadow.scale)
+        # a surface that the sun grazes changes its depth quickly from one point of the map to the next: the steeper, the more slack
+        slope = np.sqrt(np.maximum(1 - sun_lit * sun_lit, 0)) / np.maximum(sun_lit, np.float32(0.15))
+        lx, ly, lz = along(right), along(up), along(forward) - (np.float32(0.8) + slope * np.float32(1.8 / shadow.scale))
         lit = np.float32(0.5) * (shadow.lit(lx + jitter_u, ly + texel, lz) + shadow.lit(lx - texel, ly - jitter_u, lz))
         sun_lit *= np.float32(0.12) + np.float32(0.88) * lit
     ambient_lit *= _wide(_occlusion(near[::samples, ::samples], focal / samples, camera.height is None), samples)
@@ -223,7 +224,7 @@ def render(scene: Scene, camera: Camera | None = None, width: int = 640, height:
         image[:, :, channel][sky] = np.broadcast_to((below + (above_ - below) * blend), (h, w))[sky]
     mean = image.reshape(height, samples, width, samples, 3).mean(axis=(1, 3))
     rgb = _ENCODE[(np.clip(mean, 0, 1) * 4095 + 0.5).astype(np.int32)]
-    owner = np.where(sky, 0, numbers[shapes.owner[origin][safe]] if len(origin) else 0).astype(np.int32)
+    owner = np.where(sky, 0, numbers[shapes.owner[origin][safe]]).astype(np.int32)
     return Picture(rgb, _vote(owner, near, samples), ("", *(t.name for t in things)))
 
 

@@ -210,10 +210,12 @@ def _icosphere(level: int) -> tuple[F, NDArray[np.int64]]:
     return np.array(points), np.array(f)
 
 
-def blob(rx: float, ry: float, rz: float, seed: int, paint: Paint = MAIN, level: int = 2, rough: float = 0.12) -> Piece:
+def blob(rx: float, ry: float, rz: float, seed: int, paint: Paint = MAIN, level: int = 2, rough: float = 0.12,
+         square: float = 1.0) -> Piece:
     """A faceted lump about the origin (leaves, stone): a sphere whose points are pushed in by up to `rough`, by a hash of
-    `seed`."""
+    `seed`. The smaller `square`, the nearer it is to a box."""
     points, faces = _icosphere(level)
+    points = np.sign(points) * np.abs(points) ** square
     noise = np.sin(points @ np.array([12.9898, 78.233, 37.719]) * 3.1 + seed * 7.77) * 43758.5453
     points = points * (1 - rough * (noise - np.floor(noise)))[:, None] * np.array([rx, ry, rz])
     return _flat(points[faces], paint)

@@ -25,7 +25,8 @@ CUT = Paint((94, 92, 92), "stone")  # the upper edge of a wall, where a view fro
 FRAME = Paint((246, 244, 239), "wood")
 LEAF = Paint((150, 112, 78), "wood")
 KNOB = Paint((196, 156, 84), "metal")
-PANE = Paint((188, 216, 230), "pane", glow=0.35)
+PANES = {"day": Paint((188, 216, 230), "pane", glow=0.35), "dusk": Paint((206, 150, 132), "pane", glow=0.3),
+         "night": Paint((44, 58, 96), "pane", glow=0.2)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,8 +161,12 @@ def _holes(room: Room, side: Side, scene: Scene) -> list[Rect]:
 
 
 def _room(room: Room, scene: Scene) -> Iterator[Placed]:
-    yield Placed(room.id, f"{room.id}.floor", "floor", parts_of(_flooring(room.floor, room.w, room.d)), room.x, 0, room.z)
     thick = {side: _thickness(room, side, scene) for side in SIDES}
+    w, d = room.w / 2, room.d / 2
+    outside = (-w - thick["west"], -d - thick["north"], w + thick["east"], d + thick["south"])
+    foot = panel(*outside, [(-w, -d, w, d)])  # what the walls stand on
+    floor = [*_flooring(room.floor, room.w, room.d), _level(foot, -0.3, CUT)]
+    yield Placed(room.id, f"{room.id}.floor", "floor", parts_of(floor), room.x, 0, room.z)
     base = Paint(COLOURS[room.wall].rgb, "paper")
     for side, (dx, dz) in SIDES.items():
         half = (room.w if dz else room.d) / 2
@@ -176,18 +181,21 @@ def _room(room: Room, scene: Scene) -> Iterator[Placed]:
         pieces = [quads([[(a, b, 0), (c, b, 0), (c, e, 0), (a, e, 0)] for a, b, c, e in inner], base),
                   quads([[(c, b, -t), (a, b, -t), (a, e, -t), (c, e, -t)] for a, b, c, e in outer], PLASTER),
                   quads([[(low, room.h, 0), (high, room.h, 0), (high, room.h, -t), (low, room.h, -t)]], CUT)]
+        ends_in = [(a, c) for a, c in ((low, -half), (half, high)) if c > a]  # seen where a neighbouring wall is not drawn
+        if ends_in:
+            pieces.append(quads([[(a, 0, 0), (c, 0, 0), (c, room.h, 0), (a, room.h, 0)] for a, c in ends_in], CUT))
         pieces += [quads([[(low, 0, -t), (low, 0, 0), (low, room.h, 0), (low, room.h, -t)],
                           [(high, 0, 0), (high, 0, -t), (high, room.h, -t), (high, room.h, 0)]], PLASTER)]
         for a, b, c, e in turned:  # what one sees in the thickness of the wall
-            reveal = [[(a, e, 0), (a, e, -t), (a, b, -t), (a, b, 0)], [(c, e, -t), (c, e, 0), (c, b, 0), (c, b, -t)],
-                      [(c, e, 0), (c, e, -t), (a, e, -t), (a, e, 0)], [(c, b, -t), (c, b, 0), (a, b, 0), (a, b, -t)]]
+            reveal = [[(a, b, 0), (a, b, -t), (a, e, -t), (a, e, 0)], [(c, b, -t), (c, b, 0), (c, e, 0), (c, e, -t)],
+                      [(a, e, 0), (a, e, -t), (c, e, -t), (c, e, 0)], [(a, b, -t), (a, b, 0), (c, b, 0), (c, b, -t)]]
             pieces.append(quads(reveal, base if b else Paint(GROUNDS[room.floor].rgb, GROUNDS[room.floor].material)))
         skirting = panel(-half, 0, half, 8, [(a, -1, c, 9) for a, b, c, _ in turned if b == 0])
         pieces += [box(a, 0, 0, c, 8, 1.2, FRAME) for a, _, c, _ in skirting]
         turn = {"north": 0, "west": 90, "south": 180, "east": 270}[side]
         yield Placed(room.id, f"{room.id}.{side}", "wall", parts_of(pieces), room.x + dx * room.w / 2, 0, room.z + dz * room.d / 2,
         turn, (dx, dz))
-    ceiling = _level([(-room.w / 2, -room.d / 2, room.w / 2, room.d / 2)], room.h, Paint((246, 245, 241), "paper"), up=False)
+    ceiling = _level([(-w, -d, w, d)], room.h, Paint((246, 245, 241), "paper", glow=0.25), up=False)
     yield Placed(room.id, f"{room.id}.ceiling", "ceiling", parts_of([ceiling]), room.x, 0, room.z)
 
 
@@ -208,7 +216,7 @@ def _opening(opening: Opening, scene: Scene) -> Placed:
         for i in range(1, columns):
             bar = -x + 2 * x * i / columns
             pieces.append(box(bar - 1.5, edge, -t / 2 - 1.5, bar + 1.5, top, -t / 2 + 1.5, FRAME))
-        pieces.append(box(-x, edge, -t / 2 - 0.5, x, top, -t / 2 + 0.5, PANE))
+        pieces.append(box(-x, edge, -t / 2 - 0.5, x, top, -t / 2 + 0.5, PANES[scene.sky.time]))
     elif opening.to is None or all(r.id != opening.to for r in scene.rooms):
         pieces += [box(-x, 0.3, -t * 0.7, x, top, -t * 0.3, LEAF)]
         for face, depth in ((-t * 0.3, 0.5), (-t * 0.7 - 0.5, 0.5)):
