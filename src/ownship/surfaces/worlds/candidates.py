@@ -120,8 +120,12 @@ def bearers(wanted: Wanted, hard: Iterable[Relation], state: State) -> list[tupl
     kind = object_body(wanted.thing).kind
     found: list[tuple[str, str | None]] = []
     areas = [area for area in state.things if not wanted.areas or area in wanted.areas]
-    if kind is not None:  # where its kind belongs comes first
-        areas.sort(key=lambda area: not (kind.outdoors if state.known[area].sort == "plot" else kind.indoors))
+    if kind is not None and not wanted.areas:  # where its kind belongs, if there is such a place, and where it is told to be
+        related = [state.known[other] for relation in hard for other in (*relation.of, *relation.subjects) if other in state.known]
+        told = {area_of(body, state.known) for body in related}
+        told |= {area_of(object_body(wanted.thing), state.known)} if wanted.old else set()
+        fit = [area for area in areas if (kind.indoors if state.known[area].sort == "room" else kind.outdoors)]
+        areas = [*fit, *(area for area in areas if area in told and area not in fit)] or areas
     if wanted.old and wanted.thing.on in state.known and state.known[wanted.thing.on].sort == "object":
         found.append((wanted.thing.on, "on"))
     if kind is not None and "on" in kind.goes:
