@@ -87,13 +87,14 @@ def run(command: Command) -> None:
         listener.bind((command.host, command.port))
         listener.listen()
     except (OSError, OverflowError) as error:
-        raise UserError(f"{command.host}:{command.port} cannot be taken ({error}); choose another --port, or 0 for a free one") from None
-    studio = Studio(command.model, Jobs())
+        raise UserError(f"{command.host}:{command.port} cannot be taken ({error}); choose another --port (0: a free one)") from None
+    studio = Studio(command.model, Jobs(), command.gateway)
     scheme = "https" if command.tls_cert else "http"
     host = f"[{command.host}]" if ":" in command.host else command.host
     print(f"the studio is at {scheme}://{host}:{listener.getsockname()[1]}   (Ctrl-C ends it)", flush=True)
     if store is not None and scheme == "http" and not loopback:
-        print("keys and worlds go over the network in the clear: give --tls-cert and --tls-key, or put a TLS proxy in front", flush=True)
+        print("keys and worlds go over the network in the clear: give --tls-cert and --tls-key, or put a TLS proxy in front",
+              flush=True)
     tls: dict[str, Any] = {"ssl_certfile": command.tls_cert, "ssl_keyfile": command.tls_key} if command.tls_cert else {}
     app = Door(create(studio), store)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3, ws_max_size=1 << 20, **tls))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ownship.store.command import Store
 
@@ -17,6 +18,8 @@ class Studio:
     """The address to listen at. Beyond loopback everybody signs in with a key (ownship keys create NAME)."""
     model: str = "smollm2-135m-instruct"
     """Who decides: a zoo name, a folder, a .gguf file or a hub name; or "scripted", the parser without a model."""
+    gateway: Path | None = None
+    """A gateway.toml: --model is then one of its models."""
     sign_in: bool = False
     """Ask for keys on loopback too."""
     tls_cert: str = ""

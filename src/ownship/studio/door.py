@@ -33,8 +33,8 @@ _TRIES = 8  # wrong keys of one address a minute
 _BODY = 4096  # bytes of a sign-in
 _OPEN = ("/sign-in", "/studio/")  # paths that need nobody signed in
 _POLICY = ("default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
-           "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' blob:; worker-src 'self' blob:; object-src 'none'; "
-           "base-uri 'none'; form-action 'self'; frame-ancestors 'none'")
+           "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' blob:; worker-src 'self' blob:; "
+           "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'")
 _HEADERS = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin",
             "Cross-Origin-Opener-Policy": "same-origin"}
 
@@ -62,7 +62,8 @@ class Door:
         if session is not None and not await self._holds(session):
             session = None
         fresh = ""
-        if session is None and (bearer := headers.get("authorization", "")).lower().startswith("bearer ") and self.store is not None:
+        bearer = headers.get("authorization", "")
+        if session is None and self.store is not None and bearer.lower().startswith("bearer "):
             session = await self._program(_address(scope), bearer[7:].strip())
         if session is None and self.store is None:
             session = Session()

@@ -12,7 +12,8 @@ from nicegui import ui
 from ownship.surfaces.markup import icon, svg, tag
 from ownship.surfaces.product import Product, Session
 
-MARK = '<circle cx="12" cy="12" r="9"/><circle cx="12" cy="12" r="4.2"/><path d="M12 3v4.8M12 16.2V21M3 12h4.8M16.2 12H21"/>'  # a lifebuoy
+# a lifebuoy
+MARK = '<circle cx="12" cy="12" r="9"/><circle cx="12" cy="12" r="4.2"/><path d="M12 3v4.8M12 16.2V21M3 12h4.8M16.2 12H21"/>'
 _STYLE = Path(__file__).with_name("studio.css")
 # before anything is drawn: the theme that was chosen; without one the system's
 _THEME = ("<script>(() => { try { const theme = localStorage.getItem('ownship-theme');"
@@ -88,6 +89,7 @@ def sign_in_page(problem: str, following: str) -> str:
             f'<span class="icon mark">{svg(MARK)}</span><h1>Ownship studio</h1>'
             f'<form method="post" action="/sign-in?next={escape(following, quote=True)}"><label for="key">Your key</label>'
             f'<input id="key" name="key" type="password" autocomplete="current-password" spellcheck="false" autofocus required '
-            f'maxlength="200" placeholder="own-…" aria-describedby="about">{said}<button class="primary" type="submit">Sign in</button>'
+            f'maxlength="200" placeholder="own-…" aria-describedby="about">{said}'
+            f'<button class="primary" type="submit">Sign in</button>'
             f'<p id="about" class="quiet">Keys are made on the server: <code>ownship keys create NAME</code></p></form>'
             f"</main></body></html>")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nicegui import ui
 from nicegui.element import Element
 from nicegui.elements.mixins.text_element import TextElement
@@ -11,7 +13,8 @@ ICONS = {
     "undo": '<path d="M8 5 4 9l4 4"/><path d="M4 9h10a5.5 5.5 0 0 1 0 11h-4"/>',
     "redo": '<path d="m16 5 4 4-4 4"/><path d="M20 9H10a5.5 5.5 0 0 0 0 11h4"/>',
     "orbit": '<circle cx="12" cy="12" r="3"/><ellipse cx="12" cy="12" rx="9.5" ry="4.2" transform="rotate(-24 12 12)"/>',
-    "walk": '<circle cx="13" cy="4.2" r="1.7"/><path d="m7.5 11 3.2-3.2 3 1 1.6 3 2.7 1M10.8 8 10 13.5l3.2 2.8.8 5M10 13.5 9 17l-3 4"/>',
+    "walk": '<circle cx="13" cy="4.2" r="1.7"/>'
+            '<path d="m7.5 11 3.2-3.2 3 1 1.6 3 2.7 1M10.8 8 10 13.5l3.2 2.8.8 5M10 13.5 9 17l-3 4"/>',
     "fit": '<path d="M4 9V4h5M15 4h5v5M20 15v5h-5M9 20H4v-5"/>',
     "sun": '<circle cx="12" cy="12" r="4"/><path d="M12 2.5v2M12 19.5v2M2.5 12h2M19.5 12h2M5.3 5.3l1.4 1.4M17.3 17.3l1.4 1.4'
            'M5.3 18.7l1.4-1.4M17.3 6.7l1.4-1.4"/>',
@@ -28,7 +31,7 @@ ICONS = {
 }
 
 
-def tag(name: str, classes: str = "", /, text: str | None = None, **attributes: object) -> Element:
+def tag(name: str, classes: str = "", /, text: str | None = None, **attributes: Any) -> Element:
     """An element; `_` in the names of attributes stands for `-`, an attribute that is None or False is left out."""
     element = Element(name) if text is None else TextElement(tag=name, text=text)
     if classes:
@@ -48,9 +51,9 @@ def icon(name: str) -> Element:
     return ui.html(svg(ICONS[name]), sanitize=False, tag="span").classes("icon")
 
 
-def button(classes: str, text: str = "", symbol: str = "", **attributes: object) -> Element:
+def button(classes: str, text: str = "", symbol: str = "", **attributes: Any) -> Element:
     """A button with an icon, a text or both; one with an icon alone needs aria_label."""
-    element = tag("button", classes, type=attributes.pop("type", "button"), **attributes)
+    element = tag("button", classes, **{"type": "button", **attributes})
     if "aria_label" in attributes:
         element.props["title"] = attributes["aria_label"]
     with element:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from fastapi import APIRouter
@@ -40,6 +41,7 @@ class Studio:
 
     model: str
     jobs: Jobs
+    gateway: Path | None = None  # a gateway.toml in which the model is
 
 
 @dataclass(frozen=True)

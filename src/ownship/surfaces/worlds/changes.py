@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ownship.surfaces.worlds.geometry import DIRECTION, Body, object_body, opening_body, solids
+from ownship.surfaces.worlds.shell import lamps
 from ownship.surfaces.worlds.types import WALL, Object, Room, Scene
 
+LAMPS = 6  # that shine in the view, the strongest
 Box = tuple[float, float, float, float, float, float, float]  # x, z, half width, half depth (m), turn (rad), bottom, top (m)
 
 
@@ -26,8 +28,10 @@ class Change:
 
     def message(self, scene: Scene, **more: Any) -> dict[str, Any]:
         spawn = scene.spawn
+        lit = sorted(lamps(scene), key=lambda lamp: (-lamp[3], lamp[0]))[:LAMPS]
         return {"gone": list(self.gone), "moved": self.moved, "solids": self.solids, "shell": self.shell, "sky": scene.sky.time,
-                "spawn": [spawn.x / 100, spawn.z / 100, math.radians(spawn.turn)], **more}
+                "spawn": [spawn.x / 100, spawn.z / 100, math.radians(spawn.turn)],
+                "lamps": [[x / 100, y / 100, z / 100, *rgb, candela] for _, (x, y, z), rgb, candela in lit], **more}
 
 
 def change(before: Scene, after: Scene) -> Change:
@@ -65,7 +69,8 @@ def _stops(thing: Object) -> Iterator[Box]:
 
 
 def _box(body: Body) -> Box:
-    return (float(body.x) / 100, float(body.z) / 100, body.w / 200, body.d / 200, math.radians(body.turn), body.y0 / 100, body.y1 / 100)
+    return (float(body.x) / 100, float(body.z) / 100, body.w / 200, body.d / 200, math.radians(body.turn),
+            body.y0 / 100, body.y1 / 100)
 
 
 def _walls(room: Room, scene: Scene) -> Iterator[Box]:

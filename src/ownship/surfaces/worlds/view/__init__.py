@@ -11,8 +11,8 @@ assert scene
 
 
 class WorldView(Element, component="world_view.js", dependencies=["world_meshes.js", "world_walk.js"]):
-    """Emits `ready` when it can be given a world, `pick` with an id or None, `mode` when the user leaves the walk by key, and `stale`
-    when it could not load what it was told to."""
+    """Emits `ready` when it can be given a world, `pick` with an id or None, `mode` when the user leaves the walk by key, and
+    `stale` when it could not load what it was told to."""
 
     def __init__(self, label: str) -> None:
         super().__init__()

@@ -65,7 +65,7 @@ export class Meshes {
   constructor(scene) {
     this.scene = scene;
     this.batches = new Map(); // material's key → Batch
-    this.entities = new Map(); // id → {root, parts, box, lights, motion}
+    this.entities = new Map(); // id → {thing, root, parts, box, motion}
     this.moving = new Set();
     this.still = matchMedia("(prefers-reduced-motion: reduce)").matches;
     this.matrix = new THREE.Matrix4();
@@ -75,14 +75,14 @@ export class Meshes {
   take(gltf, now, quiet) {
     gltf.scene.updateMatrixWorld(true);
     for (const node of [...gltf.scene.children]) {
-      const before = this.entities.get(node.name);
-      if (before !== undefined) this.drop(node.name);
-      const entity = { id: node.name, parts: [], box: new THREE.Box3(), lights: [], wall: null, motion: null, hidden: false,
-        position: node.position.clone(), turn: node.quaternion.clone(), scale: node.scale.clone(), extras: node.userData };
+      const id = node.userData.name ?? node.name; // the loader takes dots out of names, and keeps the name so
+      const before = this.entities.get(id);
+      if (before !== undefined) this.drop(id);
+      const thing = node.userData.role === "object";
+      const entity = { id, thing, parts: [], box: new THREE.Box3(), motion: null, hidden: false, position: node.position.clone(),
+        turn: node.quaternion.clone(), scale: node.scale.clone(), extras: node.userData };
       const inverse = node.matrixWorld.clone().invert();
       node.traverse((child) => {
-        if (child.isLight) entity.lights.push({ colour: child.color.clone(), candela: child.intensity,
-          local: inverse.clone().multiply(child.matrixWorld) });
         if (!child.isMesh) return;
         const local = inverse.clone().multiply(child.matrixWorld);
         const geometry = plain(child.geometry);
@@ -93,11 +93,22 @@ export class Meshes {
         const colour = child.material.color.clone();
         entity.parts.push({ batch, print, local, colour, instance: batch.add(entity, geometry, print, colour) });
       });
+      if (node.userData.role === "floor" && entity.parts.length > 0) this.underlay(entity);
       this.entities.set(entity.id, entity);
       if (before !== undefined) this.start(entity, before.position, before.turn, 1, now, GLIDE);
-      else if (!quiet && !this.still && node.userData.kind !== undefined) this.start(entity, entity.position, entity.turn, 0.01, now, POP);
+      else if (!quiet && thing) this.start(entity, entity.position, entity.turn, 0.01, now, POP);
       this.place(entity, now);
     }
+  }
+
+  // A floor of many planks lets light through its seams: under it lies one plane of its colour.
+  underlay(entity) {
+    const { batch, colour } = entity.parts[0];
+    const size = entity.box.getSize(new THREE.Vector3());
+    const geometry = plain(new THREE.PlaneGeometry(size.x, size.z).rotateX(-Math.PI / 2));
+    const print = fingerprint(geometry);
+    const local = new THREE.Matrix4().setPosition(entity.box.getCenter(new THREE.Vector3()).setY(entity.box.min.y - 0.004));
+    entity.parts.push({ batch, print, local, colour, instance: batch.add(entity, geometry, print, colour) });
   }
 
   batch(material, casts) {
@@ -196,13 +207,9 @@ export class Meshes {
     return all;
   }
 
-  lights() {
-    return [...this.entities.values()].flatMap((entity) => entity.lights.map((light) => ({ ...light,
-      at: new THREE.Vector3().setFromMatrixPosition(new THREE.Matrix4().multiplyMatrices(entity.root, light.local)) })));
-  }
-
-  clear() {
-    for (const id of [...this.entities.keys()]) this.drop(id);
+  // Takes out everything, or everything but the things.
+  clear(things = true) {
+    for (const entity of [...this.entities.values()]) if (things || !entity.thing) this.drop(entity.id);
   }
 
   dispose() {

@@ -4,7 +4,7 @@ import { Meshes } from "world_meshes";
 import { Walker, stick } from "world_walk";
 
 const SKIES = { // light from above and below, the sun, how much lamps count
-  day: { sky: "#ffffff", ground: "#b9ae9c", ambient: 1.35, sun: "#fff1dc", strength: 2.3, lamps: 0.012 },
+  day: { sky: "#ffffff", ground: "#d9d0c3", ambient: 1.75, sun: "#fff1dc", strength: 2.1, lamps: 0.012 },
   dusk: { sky: "#c9b6d8", ground: "#7d5c4a", ambient: 0.8, sun: "#ff9a5c", strength: 1.5, lamps: 0.03 },
   night: { sky: "#5f7395", ground: "#232a38", ambient: 0.5, sun: "#9db7e8", strength: 0.35, lamps: 0.05 },
 };
@@ -32,11 +32,14 @@ export default {
       this.$emit("ready");
       return;
     }
+    const gl = this.renderer.getContext();
+    const maker = gl.getParameter(gl.getExtension("WEBGL_debug_renderer_info")?.UNMASKED_RENDERER_WEBGL ?? gl.RENDERER);
+    this.soft = /swiftshader|llvmpipe|software|basic render/i.test(maker); // no graphics card: the processor draws
     this.renderer.shadowMap.enabled = true;
     this.renderer.shadowMap.type = THREE.PCFSoftShadowMap;
     this.renderer.shadowMap.autoUpdate = false;
     this.renderer.toneMapping = THREE.NeutralToneMapping;
-    this.ratio = Math.min(devicePixelRatio, 2);
+    this.ratio = this.soft ? 0.6 : Math.min(devicePixelRatio, 2);
     this.scene = new THREE.Scene();
     this.camera = new THREE.PerspectiveCamera(48, 1, 0.05, 600);
     this.camera.position.set(6, 6, 9);
@@ -71,16 +74,17 @@ export default {
       this.dome = new THREE.HemisphereLight();
       this.sun = new THREE.DirectionalLight();
       this.sun.castShadow = true;
-      this.sun.shadow.mapSize.setScalar(2048);
+      this.sun.shadow.mapSize.setScalar(this.soft ? 1024 : 2048);
       this.sun.shadow.bias = -0.0006;
       this.sun.shadow.normalBias = 0.025;
       this.lamps = Array.from({ length: LAMPS }, () => new THREE.PointLight("#fff", 0, 12));
       this.floor = new THREE.Mesh(new THREE.PlaneGeometry(400, 400).rotateX(-Math.PI / 2), new THREE.ShadowMaterial({ opacity: 0.16 }));
       this.floor.position.y = -0.06;
       this.floor.receiveShadow = true;
-      this.frameOf = new THREE.LineSegments(new THREE.BufferGeometry(), new THREE.LineBasicMaterial({ depthTest: false }));
+      this.frameOf = new THREE.LineSegments(new THREE.BufferGeometry(), new THREE.LineBasicMaterial());
+      this.behind = new THREE.LineSegments(this.frameOf.geometry, new THREE.LineBasicMaterial({ depthTest: false, transparent: true, opacity: 0.3 }));
+      this.frameOf.add(this.behind); // what others hide of the frame shines through
       this.frameOf.visible = false;
-      this.frameOf.renderOrder = 2;
       this.scene.add(this.dome, this.sun, this.sun.target, ...this.lamps, this.floor, this.frameOf);
     },
 
@@ -153,7 +157,8 @@ export default {
       return true;
     },
 
-    // What changed: {url: a file with what is new or has another shape, gone, moved, solids, spawn, sky, first, chosen}.
+    // What changed (changes.py): `url` is a file with what is new or has another shape, `shell` whether rooms and land are in it;
+    // `first` is everything, `framed` is to be looked at as a whole.
     apply(change) {
       if (this.renderer === undefined) return;
       this.queue = this.queue.then(() => this.applied(change)).catch((error) => console.warn(`the view: ${error.message}`));
@@ -169,8 +174,8 @@ export default {
       }
       const now = performance.now();
       const empty = this.meshes.entities.size === 0;
-      if (change.first) this.meshes.clear();
       if (change.first) this.walker.solids.clear();
+      if (change.first || change.shell) this.meshes.clear(change.first);
       for (const id of change.gone) {
         this.meshes.drop(id);
         this.walker.solids.delete(id);
@@ -178,19 +183,14 @@ export default {
       for (const [id, place] of Object.entries(change.moved)) this.meshes.move(id, place, now);
       if (gltf !== null) this.meshes.take(gltf, now, change.first);
       for (const [id, boxes] of Object.entries(change.solids)) this.walker.solids.set(id, boxes);
-      this.spawn = change.spawn;
-      this.sky = change.sky;
-      this.$el.dataset.objects = Object.keys(this.names(change)).length;
+      Object.assign(this, { spawn: change.spawn, sky: change.sky, lit: change.lamps });
+      this.$el.dataset.objects = [...this.meshes.entities.values()].filter((entity) => entity.thing).length;
       this.$el.dataset.version = change.version;
       this.restyle();
       if (empty || change.first || change.framed) this.fit();
       if (this.mode === "walk") this.walker.push();
       this.choose(this.meshes.entities.has(this.chosen) ? this.chosen : null);
       this.draw(true);
-    },
-
-    names() {
-      return Object.fromEntries([...this.meshes.entities.values()].filter((one) => one.extras.kind).map((one) => [one.id, one]));
     },
 
     setMode(mode) {
@@ -219,7 +219,7 @@ export default {
       const ray = new THREE.Raycaster();
       ray.setFromCamera(new THREE.Vector2(...at), this.camera);
       const hit = this.meshes.pick(ray);
-      this.$emit("pick", hit !== null && hit.entity.extras.kind ? hit.entity.id : null);
+      this.$emit("pick", hit !== null && hit.entity.thing ? hit.entity.id : null);
     },
 
     choose(id) {
@@ -233,6 +233,7 @@ export default {
         const size = entity.box.getSize(new THREE.Vector3()).addScalar(0.04);
         this.frameOf.geometry.dispose();
         this.frameOf.geometry = new THREE.EdgesGeometry(new THREE.BoxGeometry(...size.toArray()));
+        this.behind.geometry = this.frameOf.geometry;
         const middle = entity.box.getCenter(new THREE.Vector3());
         this.frameOf.userData = { entity, middle };
       }
@@ -254,7 +255,7 @@ export default {
     // Colours come from the page's own tokens, so that dark and light hold here too.
     restyle() {
       this.accent = new THREE.Color(getComputedStyle(this.$el).color);
-      this.frameOf.material.color.copy(this.accent);
+      for (const lines of [this.frameOf, this.behind]) lines.material.color.copy(this.accent);
       const sky = SKIES[this.sky] ?? SKIES.day;
       this.$el.dataset.sky = this.sky;
       this.dome.color.set(sky.sky);
@@ -274,13 +275,12 @@ export default {
       this.sun.position.copy(sphere.center).add(new THREE.Vector3(0.5, 1.25, 0.62).normalize().multiplyScalar(reach * 2));
       Object.assign(this.sun.shadow.camera, { left: -reach, right: reach, top: reach, bottom: -reach, near: 0.1, far: reach * 4 });
       this.sun.shadow.camera.updateProjectionMatrix();
-      const lit = this.meshes.lights().sort((a, b) => b.candela - a.candela);
       const share = (SKIES[this.sky] ?? SKIES.day).lamps;
       this.lamps.forEach((lamp, index) => {
-        lamp.intensity = lit[index] === undefined ? 0 : lit[index].candela * share;
-        if (lit[index] === undefined) return;
-        lamp.color.copy(lit[index].colour);
-        lamp.position.copy(lit[index].at);
+        const [x, y, z, r, g, b, candela] = this.lit?.[index] ?? [0, 0, 0, 0, 0, 0, 0];
+        lamp.intensity = candela * share;
+        lamp.color.setRGB(r / 255, g / 255, b / 255, THREE.SRGBColorSpace);
+        lamp.position.set(x, y, z);
       });
     },
 
@@ -357,8 +357,8 @@ export default {
     steady(now) {
       if (this.before === undefined) return;
       this.pace = 0.9 * (this.pace ?? 16) + 0.1 * (now - this.before);
-      if (this.pace > 26 && this.ratio > 0.75) {
-        this.ratio = Math.max(0.75, this.ratio * 0.8);
+      if (this.pace > 26 && this.ratio > 0.5) {
+        this.ratio = Math.max(0.5, this.ratio * 0.8);
         this.pace = 16;
         this.resize();
       }
