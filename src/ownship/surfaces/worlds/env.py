@@ -23,7 +23,7 @@ from ownship.surfaces.worlds.pipeline import advance, apply
 from ownship.surfaces.worlds.prompt import opening
 from ownship.surfaces.worlds.spec import Spec, draw_spec
 from ownship.surfaces.worlds.templates import say
-from ownship.surfaces.worlds.types import History, Result, Scene, dumps
+from ownship.surfaces.worlds.types import History, Relate, Result, Scene, dumps
 
 MAX_REPLY = 20_000  # characters that are read
 
@@ -93,12 +93,16 @@ def solution_of(spec: Spec) -> str:
 
 @lru_cache(4096)
 def scene_of(spec: Spec) -> Scene:
-    """The scene that the words of a task were said in: empty if the task is to make one. Raises ValueError if it cannot be."""
+    """The scene that the words of a task were said in: empty if the task is to make one.
+
+    Should the solver not find a place for all of it, then without the relations: the edits speak of things, not of them.
+    """
     if not spec.edits:
         return Scene()
-    result = apply(Scene(), spec.base())
+    ops = spec.base()
+    result = apply(Scene(), ops)
     if result.conflict is not None:
-        raise ValueError(f"a specification that cannot be built: {result.conflict}")
+        result = apply(Scene(), [op for op in ops if not isinstance(op, Relate)])
     return result.scene
 
 
