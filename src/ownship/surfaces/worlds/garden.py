@@ -23,31 +23,51 @@ def _noise(i: int, j: int = 0) -> float:
 def tree(w: float, h: float, d: float) -> Pieces:
     r = min(w, d)
     trunk = lathe([(0, 0), (0.075, 0), (0.05, 0.06), (0.04, 0.2), (0.032, 0.45), (0, 0.6)], BARK, 10).scaled(r, h, r)
-    boughs = [tube((0, h * 0.3, 0), (x * w, h * 0.5, z * d), r * 0.016, BARK, 6) for x, z in ((0.18, 0.05), (-0.14, 0.12),
-    (0.0, -0.18))]
-    crown = [(0.0, 0.66, 0.0, 0.4, 0.3), (0.2, 0.54, 0.1, 0.27, 0.16), (-0.22, 0.56, 0.06, 0.27, 0.17), (0.02, 0.52, -0.22, 0.27,
-    0.15),
-             (-0.02, 0.55, 0.24, 0.25, 0.15), (0.12, 0.82, -0.06, 0.24, 0.17)]
-    leaves = [blob(a * w, b * h, a * d, i, Paint(tone=(1.0, 0.9, 0.95, 0.86, 0.92, 1.1)[i]), 2 if i == 0 else 1, 0.14).at(x * w,
-    y * h, z * d)
-              for i, (x, y, z, a, b) in enumerate(crown)]
+    boughs = [
+        tube((0, h * 0.3, 0), (x * w, h * 0.5, z * d), r * 0.016, BARK, 6) for x, z in ((0.18, 0.05), (-0.14, 0.12), (0.0, -0.18))
+    ]
+    crown = [
+        (0.0, 0.66, 0.0, 0.4, 0.3),
+        (0.2, 0.54, 0.1, 0.27, 0.16),
+        (-0.22, 0.56, 0.06, 0.27, 0.17),
+        (0.02, 0.52, -0.22, 0.27, 0.15),
+        (-0.02, 0.55, 0.24, 0.25, 0.15),
+        (0.12, 0.82, -0.06, 0.24, 0.17),
+    ]
+    leaves = [
+        blob(a * w, b * h, a * d, i, Paint(tone=(1.0, 0.9, 0.95, 0.86, 0.92, 1.1)[i]), 2 if i == 0 else 1, 0.14).at(
+            x * w, y * h, z * d
+        )
+        for i, (x, y, z, a, b) in enumerate(crown)
+    ]
     return [trunk, *boughs, *leaves]
 
 
 def fir(w: float, h: float, d: float) -> Pieces:
     pieces = [cylinder(0.07, 0, 0.3, BARK, 8, 0.05).scaled(min(w, d), h, min(w, d))]
     for i, (low, high, r) in enumerate(((0.12, 0.5, 0.5), (0.32, 0.68, 0.4), (0.52, 0.85, 0.3), (0.7, 1.0, 0.2))):
-        skirt = lathe([(0, low + 0.05), (r, low), (r * 0.92, low + 0.02), (r * 0.45, (low + high) / 2), (0, high)],
-        Paint(tone=0.82 + 0.09 * i), 12, 0)
+        skirt = lathe(
+            [(0, low + 0.05), (r, low), (r * 0.92, low + 0.02), (r * 0.45, (low + high) / 2), (0, high)],
+            Paint(tone=0.82 + 0.09 * i),
+            12,
+            0,
+        )
         pieces.append(skirt.turned("y", 11.0 * i if i else 0).scaled(w, h, d))
     return pieces
 
 
 def bush(w: float, h: float, d: float) -> Pieces:
-    lumps = [(0, 0.5, 0, 0.38, 0.5), (0.24, 0.36, 0.1, 0.26, 0.36), (-0.25, 0.38, 0.08, 0.25, 0.38), (0.04, 0.34, -0.26, 0.24,
-    0.34), (-0.05, 0.32, 0.26, 0.24, 0.32)]
-    return [blob(a * w, b * h, a * d, i + 20, Paint(tone=0.9 + 0.06 * (i % 4)), 1 if i else 2, 0.14).at(x * w, y * h, z * d)
-            for i, (x, y, z, a, b) in enumerate(lumps)]
+    lumps = [
+        (0, 0.5, 0, 0.38, 0.5),
+        (0.24, 0.36, 0.1, 0.26, 0.36),
+        (-0.25, 0.38, 0.08, 0.25, 0.38),
+        (0.04, 0.34, -0.26, 0.24, 0.34),
+        (-0.05, 0.32, 0.26, 0.24, 0.32),
+    ]
+    return [
+        blob(a * w, b * h, a * d, i + 20, Paint(tone=0.9 + 0.06 * (i % 4)), 1 if i else 2, 0.14).at(x * w, y * h, z * d)
+        for i, (x, y, z, a, b) in enumerate(lumps)
+    ]
 
 
 def hedge(w: float, h: float, d: float) -> Pieces:
@@ -80,53 +100,76 @@ def fence(w: float, h: float, d: float) -> Pieces:
 
 
 def bench(w: float, h: float, d: float) -> Pieces:
-    pieces = [cushion(-w / 2, h * 0.5, -d / 2 + d * (0.24 + 0.19 * i), w / 2, h * 0.54, -d / 2 + d * (0.41 + 0.19 * i),
-    h * 0.012) for i in range(4)]
+    pieces = [
+        cushion(-w / 2, h * 0.5, -d / 2 + d * (0.24 + 0.19 * i), w / 2, h * 0.54, -d / 2 + d * (0.41 + 0.19 * i), h * 0.012)
+        for i in range(4)
+    ]
     for i in range(3):  # the back leans a little
         y, z = h * (0.63 + 0.135 * i), -d / 2 + d * (0.13 - 0.045 * i)
         pieces.append(cushion(-w / 2, y, z, w / 2, y + h * 0.1, z + d * 0.05, h * 0.012, LIGHT if i == 2 else MAIN))
     for side in (-1, 1):
         x, r = side * (w / 2 - w * 0.08), min(w, d) * 0.03
-        pieces += [tube((x, h * 0.49, d * 0.4), (x, 0, d * 0.46), r, DARK, 8), tube((x, h * 0.49, -d * 0.3), (x, 0, -d * 0.42), r,
-        DARK, 8),
-                   tube((x, h * 0.48, -d * 0.34), (x, h * 0.97, -d * 0.445), r, DARK, 8), tube((x, h * 0.485, -d * 0.36),
-                   (x, h * 0.485, d * 0.44), r, DARK, 8),
-                   tube((x, h * 0.49, d * 0.38), (x, h * 0.74, d * 0.32), r * 0.8, DARK, 8), tube((x, h * 0.74, d * 0.36),
-                   (x, h * 0.74, -d * 0.38), r, DARK, 8)]
+        pieces += [
+            tube((x, h * 0.49, d * 0.4), (x, 0, d * 0.46), r, DARK, 8),
+            tube((x, h * 0.49, -d * 0.3), (x, 0, -d * 0.42), r, DARK, 8),
+            tube((x, h * 0.48, -d * 0.34), (x, h * 0.97, -d * 0.445), r, DARK, 8),
+            tube((x, h * 0.485, -d * 0.36), (x, h * 0.485, d * 0.44), r, DARK, 8),
+            tube((x, h * 0.49, d * 0.38), (x, h * 0.74, d * 0.32), r * 0.8, DARK, 8),
+            tube((x, h * 0.74, d * 0.36), (x, h * 0.74, -d * 0.38), r, DARK, 8),
+        ]
     return pieces
 
 
 def fountain(w: float, h: float, d: float) -> Pieces:
-    basin = lathe([(0, 0), (0.5, 0), (0.5, 0.06), (0.47, 0.08), (0.47, 0.22), (0.5, 0.25), (0.5, 0.29), (0.42, 0.29), (0.42, 0.1),
-    (0, 0.1)], MAIN, 20, 20)
+    basin = lathe(
+        [(0, 0), (0.5, 0), (0.5, 0.06), (0.47, 0.08), (0.47, 0.22), (0.5, 0.25), (0.5, 0.29), (0.42, 0.29), (0.42, 0.1), (0, 0.1)],
+        MAIN,
+        20,
+        20,
+    )
     pool = lathe([(0, 0.2), (0.42, 0.2), (0.42, 0.235), (0, 0.235)], WATER, 20, 20)
-    column = lathe([(0, 0.1), (0.11, 0.1), (0.11, 0.2), (0.07, 0.26), (0.055, 0.45), (0.09, 0.54), (0.24, 0.62), (0.27, 0.66),
-    (0.25, 0.67), (0.2, 0.645),
-                    (0, 0.64)], LIGHT, 16)
+    column = lathe(
+        [
+            (0, 0.1),
+            (0.11, 0.1),
+            (0.11, 0.2),
+            (0.07, 0.26),
+            (0.055, 0.45),
+            (0.09, 0.54),
+            (0.24, 0.62),
+            (0.27, 0.66),
+            (0.25, 0.67),
+            (0.2, 0.645),
+            (0, 0.64),
+        ],
+        LIGHT,
+        16,
+    )
     upper = lathe([(0, 0.645), (0.21, 0.645), (0.21, 0.66), (0, 0.66)], WATER, 16, 20)
     jet = lathe([(0.05, 0.66), (0.02, 0.78), (0.025, 0.88), (0.045, 0.95), (0.03, 0.99), (0, 1.0)], SPRAY, 10)
     pieces = [p.scaled(w, h, d) for p in (basin, pool, column, upper, jet)]
     for i in range(8):  # water that falls from the upper bowl
         a = i * math.pi / 4 + 0.2
         x, z = math.cos(a), math.sin(a)
-        pieces.append(tube((x * w * 0.265, h * 0.66, z * d * 0.265), (x * w * 0.33, h * 0.22, z * d * 0.33), min(w, d) * 0.012, SPRAY, 5))
+        lip, foot = (x * w * 0.265, h * 0.66, z * d * 0.265), (x * w * 0.33, h * 0.22, z * d * 0.33)
+        pieces.append(tube(lip, foot, min(w, d) * 0.012, SPRAY, 5))
     return pieces
 
 
 def well(w: float, h: float, d: float) -> Pieces:
-    wall = lathe([(0, 0), (0.44, 0), (0.44, 0.3), (0.47, 0.3), (0.47, 0.35), (0.33, 0.35), (0.33, 0.05), (0, 0.05)], MAIN, 16,
-    20).scaled(w, h, d)
+    wall = lathe(
+        [(0, 0), (0.44, 0), (0.44, 0.3), (0.47, 0.3), (0.47, 0.35), (0.33, 0.35), (0.33, 0.05), (0, 0.05)], MAIN, 16, 20
+    ).scaled(w, h, d)
     pool = lathe([(0, 0.2), (0.33, 0.2), (0.33, 0.23), (0, 0.23)], WATER, 16, 20).scaled(w, h, d)
     stones = []
-    for row in range(3):
-        for i in range(8):
-            a = (i + 0.5 * (row % 2)) * math.pi / 4 + 0.2
-            lump = cushion(-0.11, 0.01, -0.02, 0.11, 0.085, 0.03, 0.02, LIGHT if (row * 8 + i) % 3 else SHADE).turned("y",
-            90 - math.degrees(a))
-            stones.append(lump.at(0.435 * math.cos(a), 0.1 * row, 0.435 * math.sin(a)).scaled(w, h, d))
-    stones = stones[::3]
-    posts = [box(sx * w * 0.4 - w * 0.035, h * 0.3, -d * 0.04, sx * w * 0.4 + w * 0.035, h * 0.82, d * 0.04, WOOD) for sx in (-1,
-    1)]
+    for row, step in ((0, 0.2), (0, 2.56), (0, 4.92), (1, 1.78), (1, 4.13), (2, 0.98), (2, 3.34), (2, 5.7)):
+        lump = cushion(-0.11, 0.01, -0.02, 0.11, 0.085, 0.03, 0.02, SHADE if row == 1 else LIGHT).turned(
+            "y", 90 - math.degrees(step)
+        )
+        stones.append(lump.at(0.435 * math.cos(step), 0.1 * row, 0.435 * math.sin(step)).scaled(w, h, d))
+    posts = [
+        box(sx * w * 0.4 - w * 0.035, h * 0.3, -d * 0.04, sx * w * 0.4 + w * 0.035, h * 0.82, d * 0.04, WOOD) for sx in (-1, 1)
+    ]
     gable = prism([(-d * 0.42, h * 0.76), (d * 0.42, h * 0.76), (0, h * 0.96)], -w * 0.44, w * 0.44, WOOD).turned("y", 90)
     slopes = []
     for side in (-1, 1):
@@ -134,9 +177,17 @@ def well(w: float, h: float, d: float) -> Pieces:
         inner = [(x, y - h * 0.035) for x, y in (low, ridge)]
         ring = [low, ridge, inner[1], inner[0]] if side < 0 else [ridge, low, inner[0], inner[1]]
         slopes.append(prism(ring[::-1], -w / 2, w / 2, ROOF).turned("y", 90))
-    return [wall, pool, *stones, *posts, gable, *slopes, tube((-w * 0.4, h * 0.62, 0), (w * 0.4, h * 0.62, 0), d * 0.035, WOOD),
-            tube((0, h * 0.62, 0), (0, h * 0.47, 0), d * 0.01, DARK, 5), cylinder(0.075, 0.38, 0.47, WOOD, 12, 0.095).scaled(w, h,
-            d)]
+    return [
+        wall,
+        pool,
+        *stones,
+        *posts,
+        gable,
+        *slopes,
+        tube((-w * 0.4, h * 0.62, 0), (w * 0.4, h * 0.62, 0), d * 0.035, WOOD),
+        tube((0, h * 0.62, 0), (0, h * 0.47, 0), d * 0.01, DARK, 5),
+        cylinder(0.075, 0.38, 0.47, WOOD, 12, 0.095).scaled(w, h, d),
+    ]
 
 
 def arch(w: float, h: float, d: float) -> Pieces:
@@ -144,19 +195,20 @@ def arch(w: float, h: float, d: float) -> Pieces:
     pieces = []
     for side in (-1, 1):
         a, b = sorted((side * inner, side * w / 2))
-        pieces += [box(a + (b - a) * 0.04, h * 0.06, -d * 0.46, b - (b - a) * 0.04, spring, d * 0.46),
-                   box(a, 0, -d / 2, b, h * 0.07, d / 2, SHADE), box(a, spring - h * 0.04, -d / 2, b, spring, d / 2, LIGHT)]
+        pieces += [
+            box(a + (b - a) * 0.04, h * 0.06, -d * 0.46, b - (b - a) * 0.04, spring, d * 0.46),
+            box(a, 0, -d / 2, b, h * 0.07, d / 2, SHADE),
+            box(a, spring - h * 0.04, -d / 2, b, spring, d / 2, LIGHT),
+        ]
     count = 11
-    z = d * 0.46
-    faces, tones = [], []
-    for i in range(count):  # voussoirs: wedges of a half ring
-        a0, a1 = math.pi * i / count, math.pi * (i + 1) / count
-        ring = [(r * math.cos(a), spring + t * math.sin(a)) for r, t, a in
-                ((inner, h * 0.27, a0), (w / 2, h * 0.4, a0), (w / 2, h * 0.4, a1), (inner, h * 0.27, a1))]
-        faces.append(ring)
-        tones.append((MAIN, SHADE)[i % 2] if i != count // 2 else LIGHT)
-    pieces += [prism(ring, -z, z, paint) if i != count // 2 else prism(ring, -d / 2, d / 2, paint)
-               for i, (ring, paint) in enumerate(zip(faces, tones, strict=True))]
+    for i in range(count):  # voussoirs: wedges of a half ring, the keystone a little prouder
+        a0, a1, key = math.pi * i / count, math.pi * (i + 1) / count, i == count // 2
+        ring = [
+            (r * math.cos(a), spring + t * math.sin(a))
+            for r, t, a in ((inner, h * 0.27, a0), (w / 2, h * 0.4, a0), (w / 2, h * 0.4, a1), (inner, h * 0.27, a1))
+        ]
+        z = d / 2 if key else d * 0.46
+        pieces.append(prism(ring, -z, z, LIGHT if key else (MAIN, SHADE)[i % 2]))
     return pieces
 
 
@@ -167,28 +219,53 @@ def stairs(w: float, h: float, d: float) -> Pieces:
     pieces = []
     for i in range(count):  # from the front upwards to the back
         front = d / 2 - i * going
-        pieces += [box(-w / 2 + 1, i * rise, -d / 2, w / 2 - 1, (i + 1) * rise - lip, front - lip / 2), box(-w / 2,
-        (i + 1) * rise - lip, -d / 2, w / 2, (i + 1) * rise, front, LIGHT)]
+        pieces += [
+            box(-w / 2 + 1, i * rise, -d / 2, w / 2 - 1, (i + 1) * rise - lip, front - lip / 2),
+            box(-w / 2, (i + 1) * rise - lip, -d / 2, w / 2, (i + 1) * rise, front, LIGHT),
+        ]
     return pieces
 
 
 def statue(w: float, h: float, d: float) -> Pieces:
-    plinth = [box(-w / 2, 0, -d / 2, w / 2, h * 0.04, d / 2, STONE), box(-w * 0.42, h * 0.04, -d * 0.42, w * 0.42, h * 0.26,
-    d * 0.42, STONE),
-              box(-w * 0.47, h * 0.26, -d * 0.47, w * 0.47, h * 0.3, d * 0.47, STONE)]
+    plinth = [
+        box(-w / 2, 0, -d / 2, w / 2, h * 0.04, d / 2, STONE),
+        box(-w * 0.42, h * 0.04, -d * 0.42, w * 0.42, h * 0.26, d * 0.42, STONE),
+        box(-w * 0.47, h * 0.26, -d * 0.47, w * 0.47, h * 0.3, d * 0.47, STONE),
+    ]
     r = min(w, d)
-    robe = lathe([(0, 0.3), (0.27, 0.3), (0.24, 0.36), (0.18, 0.5), (0.15, 0.6), (0.18, 0.68), (0.22, 0.76), (0.21, 0.8),
-    (0.1, 0.83), (0.06, 0.85), (0.055, 0.88),
-                  (0, 0.88)], MAIN, 14).scaled(r, h, r * 0.8)
+    robe = lathe(
+        [
+            (0, 0.3),
+            (0.27, 0.3),
+            (0.24, 0.36),
+            (0.18, 0.5),
+            (0.15, 0.6),
+            (0.18, 0.68),
+            (0.22, 0.76),
+            (0.21, 0.8),
+            (0.1, 0.83),
+            (0.06, 0.85),
+            (0.055, 0.88),
+            (0, 0.88),
+        ],
+        MAIN,
+        14,
+    ).scaled(r, h, r * 0.8)
     head = ball(0.5, MAIN, 12, 8).scaled(r * 0.2, h * 0.11, r * 0.2).at(y=h * 0.925)
     hair = ball(0.5, SHADE, 10, 6).scaled(r * 0.21, h * 0.1, r * 0.18).at(y=h * 0.95, z=-r * 0.03)
     arm = r * 0.055
-    return [*plinth, robe, head, hair, tube((r * 0.2, h * 0.77, 0), (r * 0.28, h * 0.64, r * 0.06), arm, SHADE), ball(arm, SHADE,
-    8, 6).at(r * 0.28, h * 0.64, r * 0.06),
-            tube((r * 0.28, h * 0.64, r * 0.06), (r * 0.1, h * 0.66, r * 0.24), arm * 0.9), tube((-r * 0.2, h * 0.77, 0),
-            (-r * 0.29, h * 0.65, 0.0), arm, SHADE),
-            ball(arm, SHADE, 8, 6).at(-r * 0.29, h * 0.65, 0), tube((-r * 0.29, h * 0.65, 0), (-r * 0.24, h * 0.53, r * 0.1),
-            arm * 0.9)]
+    return [
+        *plinth,
+        robe,
+        head,
+        hair,
+        tube((r * 0.2, h * 0.77, 0), (r * 0.28, h * 0.64, r * 0.06), arm, SHADE),
+        ball(arm, SHADE, 8, 6).at(r * 0.28, h * 0.64, r * 0.06),
+        tube((r * 0.28, h * 0.64, r * 0.06), (r * 0.1, h * 0.66, r * 0.24), arm * 0.9),
+        tube((-r * 0.2, h * 0.77, 0), (-r * 0.29, h * 0.65, 0.0), arm, SHADE),
+        ball(arm, SHADE, 8, 6).at(-r * 0.29, h * 0.65, 0),
+        tube((-r * 0.29, h * 0.65, 0), (-r * 0.24, h * 0.53, r * 0.1), arm * 0.9),
+    ]
 
 
 def pond(w: float, h: float, d: float) -> Pieces:
@@ -199,12 +276,14 @@ def pond(w: float, h: float, d: float) -> Pieces:
     for i in range(18):
         a = 2 * math.pi * i / 18
         size = 0.8 + 0.4 * _noise(i)
-        pieces.append(blob(w * 0.042 * size, h * 0.5, d * 0.042 * size, i, Paint((168, 164, 156), "stone", 0.85 + 0.25 * _noise(i, 3)), 0, 0.1).at(
-            math.cos(a) * w * 0.455, h * 0.5, math.sin(a) * d * 0.455))
+        paint = Paint((168, 164, 156), "stone", 0.85 + 0.25 * (i * 7 % 4) / 3)
+        stone = blob(w * 0.042 * size, h * 0.5, d * 0.042 * size, i, paint, 0, 0.1)
+        pieces.append(stone.at(math.cos(a) * w * 0.455, h * 0.5, math.sin(a) * d * 0.455))
     for i, (x, z) in enumerate(((0.2, 0.14), (-0.24, 0.06), (0.05, -0.2), (-0.1, 0.22), (0.27, -0.05))):
         pieces.append(cylinder(0.5, 0.6, 0.72, LEAF, 10).scaled(w * 0.06, h, w * 0.055).at(x * w, 0, z * d))
         if i % 2 == 0:
-            pieces.append(blob(w * 0.012, h * 0.14, w * 0.012, i, Paint((232, 160, 186), "leaves"), 0, 0.1).at(x * w, h * 0.82, z * d))
+            bloom = blob(w * 0.012, h * 0.14, w * 0.012, i, Paint((232, 160, 186), "leaves"), 0, 0.1)
+            pieces.append(bloom.at(x * w, h * 0.82, z * d))
     return pieces
 
 
@@ -218,17 +297,30 @@ def path(w: float, h: float, d: float) -> Pieces:
         z0, z1 = -d / 2 + d * j / rows, -d / 2 + d * (j + 1) / rows
         for i in range(columns):
             gap = min(1.6, w * 0.02, d * 0.02)
-            pieces.append(box(-w / 2 + w * cuts[i] + gap, h * 0.5, z0 + gap, -w / 2 + w * cuts[i + 1] - gap, h, z1 - gap,
-                              Paint(tone=0.93 + 0.05 * round(3 * _noise(i + 7, j)))))
+            pieces.append(
+                box(
+                    -w / 2 + w * cuts[i] + gap,
+                    h * 0.5,
+                    z0 + gap,
+                    -w / 2 + w * cuts[i + 1] - gap,
+                    h,
+                    z1 - gap,
+                    Paint(tone=0.93 + 0.05 * round(3 * _noise(i + 7, j))),
+                )
+            )
     return pieces
 
 
 def flower_bed(w: float, h: float, d: float) -> Pieces:
     t, low = min(w, d) * 0.05, h * 0.3
     x, z = w / 2, d / 2
-    pieces = [box(-x, 0, -z, x, low, -z + t, WOOD), box(-x, 0, z - t, x, low, z, WOOD), box(-x, 0, -z + t, -x + t, low, z - t,
-    WOOD),
-              box(x - t, 0, -z + t, x, low, z - t, WOOD), box(-x + t, 0, -z + t, x - t, low * 0.85, z - t, SOIL)]
+    pieces = [
+        box(-x, 0, -z, x, low, -z + t, WOOD),
+        box(-x, 0, z - t, x, low, z, WOOD),
+        box(-x, 0, -z + t, -x + t, low, z - t, WOOD),
+        box(x - t, 0, -z + t, x, low, z - t, WOOD),
+        box(-x + t, 0, -z + t, x - t, low * 0.85, z - t, SOIL),
+    ]
     columns, rows = max(2, min(6, round(w / 26))), max(2, min(4, round(d / 26)))
     r = min(w / columns, d / rows)
     for i in range(columns):
@@ -236,22 +328,49 @@ def flower_bed(w: float, h: float, d: float) -> Pieces:
             a = -x + w * (i + 0.5) / columns + (_noise(i, j) - 0.5) * r * 0.3
             b = -z + d * (j + 0.5) / rows + (_noise(j, i + 9) - 0.5) * r * 0.3
             top = h * (0.74 + 0.16 * _noise(i + 3, j))
-            pieces += [tube((a, low * 0.8, b), (a, top, b), r * 0.03, LEAF, 4), blob(r * 0.36, h * 0.14, r * 0.36, i * 7 + j, LEAF,
-            0, 0.2).at(a, low + h * 0.08, b)]
-            pieces.append(blob(r * 0.24, h * 0.1, r * 0.24, i + j, Paint(tone=0.85 + 0.1 * ((i + 2 * j) % 4)), 0, 0.1).at(a, top, b))
+            bloom = Paint(tone=0.85 + 0.1 * ((i + 2 * j) % 4))
+            pieces += [
+                tube((a, low * 0.8, b), (a, top, b), r * 0.03, LEAF, 4),
+                blob(r * 0.36, h * 0.14, r * 0.36, i * 7 + j, LEAF, 0, 0.2).at(a, low + h * 0.08, b),
+                blob(r * 0.24, h * 0.1, r * 0.24, i + j, bloom, 0, 0.1).at(a, top, b),
+            ]
     return pieces
 
 
 def street_lamp(w: float, h: float, d: float) -> Pieces:
-    pole = lathe([(0, 0), (0.38, 0), (0.38, 0.02), (0.26, 0.03), (0.22, 0.09), (0.13, 0.12), (0.1, 0.2), (0.07, 0.6), (0.06, 0.8),
-    (0.14, 0.82), (0.16, 0.84),
-                  (0, 0.84)], MAIN, 12, 30).scaled(w, h, d)
+    pole = lathe(
+        [
+            (0, 0),
+            (0.38, 0),
+            (0.38, 0.02),
+            (0.26, 0.03),
+            (0.22, 0.09),
+            (0.13, 0.12),
+            (0.1, 0.2),
+            (0.07, 0.6),
+            (0.06, 0.8),
+            (0.14, 0.82),
+            (0.16, 0.84),
+            (0, 0.84),
+        ],
+        MAIN,
+        12,
+        30,
+    ).scaled(w, h, d)
     glass = lathe([(0, 0.84), (0.26, 0.84), (0.42, 0.94), (0, 0.94)], BULB, 6, 0).scaled(w, h, d)
-    cap = lathe([(0, 0.935), (0.5, 0.935), (0.48, 0.95), (0.2, 0.975), (0.06, 0.98), (0.05, 0.995), (0, 1.0)], MAIN, 12,
-    20).scaled(w, h, d)
-    bars = [tube((0.27 * math.cos(a) * w, h * 0.84, 0.27 * math.sin(a) * d),
-    (0.43 * math.cos(a) * w, h * 0.94, 0.43 * math.sin(a) * d), min(w, d) * 0.02, MAIN, 4)
-            for a in (i * math.pi / 3 for i in range(6))]
+    cap = lathe([(0, 0.935), (0.5, 0.935), (0.48, 0.95), (0.2, 0.975), (0.06, 0.98), (0.05, 0.995), (0, 1.0)], MAIN, 12, 20).scaled(
+        w, h, d
+    )
+    bars = [
+        tube(
+            (0.27 * math.cos(a) * w, h * 0.84, 0.27 * math.sin(a) * d),
+            (0.43 * math.cos(a) * w, h * 0.94, 0.43 * math.sin(a) * d),
+            min(w, d) * 0.02,
+            MAIN,
+            4,
+        )
+        for a in (i * math.pi / 3 for i in range(6))
+    ]
     return [pole, glass, cap, *bars]
 
 
@@ -268,11 +387,10 @@ def swing(w: float, h: float, d: float) -> Pieces:
 
 
 def rock(w: float, h: float, d: float) -> Pieces:
-    pieces = [blob(w * 0.5, h * 0.62, d * 0.5, 3, MAIN, 2, 0.18).at(y=h * 0.38), blob(w * 0.2, h * 0.3, d * 0.2, 8, SHADE, 1,
-    0.2).at(w * 0.34, h * 0.16, d * 0.3)]
-    for i, piece in enumerate(pieces):  # what would be below the ground is pressed flat on it
+    pieces = [
+        blob(w * 0.5, h * 0.62, d * 0.5, 3, MAIN, 2, 0.18).at(y=h * 0.38),
+        blob(w * 0.2, h * 0.3, d * 0.2, 8, SHADE, 1, 0.2).at(w * 0.34, h * 0.16, d * 0.3),
+    ]
+    for piece in pieces:  # what would be below the ground is pressed flat on it
         piece.vertices[:, 1] = piece.vertices[:, 1].clip(0.0)
-        pieces[i] = piece
     return pieces
-
-

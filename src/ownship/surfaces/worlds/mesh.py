@@ -9,15 +9,14 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ownship.surfaces.worlds import catalogue, furniture, garden, household
+from ownship.surfaces.worlds import catalogue, fixtures, furniture, garden, household
 from ownship.surfaces.worlds.catalogue import Size
 from ownship.surfaces.worlds.shapes import F, Piece
 
+_MODULES = (furniture, household, fixtures, garden)
 _BUILDERS: dict[str, Callable[[float, float, float], list[Piece]]] = {
-    **{name: getattr(module, name) for module in (furniture, household, garden) for name in catalogue.KINDS if hasattr(module,
-    name)},
-    "box": household.crate,  # `box` itself is the solid
-}
+    **{name: getattr(module, name) for module in _MODULES for name in catalogue.KINDS if hasattr(module, name)},
+    "box": household.crate}  # `box` is the solid
 
 
 @dataclass(frozen=True, eq=False)
