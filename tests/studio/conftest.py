@@ -65,7 +65,7 @@ class Tab:
 
     def __init__(self, browser: Any, url: str, **context: Any) -> None:
         self.url = url
-        self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, "reduced_motion": "reduce", **context})
+        self.context = browser.new_context(**{"viewport": {"width": 960, "height": 600}, "reduced_motion": "reduce", **context})
         self.page = self.context.new_page()
         self.page.set_default_timeout(30_000)
         self.wrong: list[str] = []

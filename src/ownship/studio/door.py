@@ -89,7 +89,8 @@ class Door:
         async def receiving() -> Message:
             message = await receive()
             if message["type"] == "websocket.receive" and session is not None and not await self._holds(session):
-                return {"type": "websocket.disconnect", "code": 1008}  # the key was revoked, or the user has signed out
+                await send({"type": "websocket.close", "code": 1008})  # the key was revoked, or the user has signed out
+                return {"type": "websocket.disconnect", "code": 1008}
             return message
 
         await self.app(scope, receiving if scope["type"] == "websocket" else receive, sending)
