@@ -101,7 +101,7 @@ def begun(code: int) -> History:
 
 
 @settings(max_examples=2000, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(st.integers(0, 60), st.lists(st.lists(st.integers(0, 10**9), min_size=1, max_size=2), min_size=1, max_size=4))
+@given(st.integers(0, 60), st.lists(st.lists(st.integers(0, 10**9), min_size=1, max_size=2), min_size=1, max_size=3))
 def test_no_sequence_of_ops_breaks_a_scene(start: int, requests: list[list[int]]) -> None:
     history = begun(start)
     trail = list(history.scenes)

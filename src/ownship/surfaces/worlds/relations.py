@@ -5,7 +5,8 @@ falls short. The solver's masks, `holds` and rewards are all this one number. Di
 overlap), "middle" is the middle of a footprint, a is the subject, b what it is said of:
 
 - on: a stands on b (`Object.on`), at the height of one of b's surfaces, wholly within it. On a room or plot: on its floor.
-- inside: a stands on the bottom of one of b's inside spaces and fits into it (out of an open top it may look). In a room or plot: borne by it in the end.
+- inside: a stands on the bottom of one of b's inside spaces and fits into it (it may look out of an open top). In a room or
+  plot: borne by it in the end.
 - above: a's bottom is not lower than b's top, and the middle of one lies over the other; 35 cm beside it counts
   for what hangs on a wall and for windows. under: the same the other way round, where b's free space below (under a table)
   counts as b's bottom, and a thing to walk on (a rug) is under whatever does not stand lower.

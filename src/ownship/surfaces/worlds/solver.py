@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ownship.surfaces.worlds.candidates import Slots, State, Wanted, comfort, lacking, places, restrict
+from ownship.surfaces.worlds.candidates import Slots, State, Wanted, places
 from ownship.surfaces.worlds.geometry import Body, area_of, axes, between_angles, bodies, depth, object_body
 from ownship.surfaces.worlds.relations import GROUP
 from ownship.surfaces.worlds.space import (
@@ -33,6 +33,7 @@ from ownship.surfaces.worlds.space import (
     within,
 )
 from ownship.surfaces.worlds.types import Conflict, Object, Relation, Requirement, Scene
+from ownship.surfaces.worlds.weigh import comfort, lacking, restrict
 
 if TYPE_CHECKING:
     from ownship.surfaces.worlds.proof import Verdict
