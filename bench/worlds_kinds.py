@@ -25,7 +25,7 @@ from ownship.surfaces.worlds.catalogue import KINDS
 from ownship.surfaces.worlds.shapes import Paint, box
 from ownship.surfaces.worlds.types import Object, Scene
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path[0] = str(Path(__file__).parents[1] / "tests")  # bench/worlds.py would hide the folder worlds
 
 
 def portrait(name: str, pixels: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 import numpy as np
 import pytest
@@ -137,3 +138,23 @@ def test_views_hold_everything() -> None:
         ids = render(scene, view, 160, 120).ids
         border = np.concatenate([ids[0], ids[-1], ids[:, 0], ids[:, -1]])
         assert (border == 0).all() and (ids > 0).mean() > 0.25
+
+
+def test_a_cutaway_leaves_out_what_hangs_on_a_wall_that_is_left_out() -> None:
+    scene = Scene(rooms=(Room(id="room1", x=0, z=0, w=400, d=400),), objects=(
+        thing("picture1", 0, -198, 0, 140), thing("picture2", 0, 198, 180, 140)))
+    picture = render(scene, camera.overview(scene, turn=0.0), 120, 90)
+    seen = {picture.names[i] for i in np.unique(picture.ids)}
+    assert "picture1" in seen and "room1.north" in seen and not {"picture2", "room1.south", "room1.ceiling"} & seen
+
+
+def test_walls_are_whole_but_for_their_holes() -> None:
+    """Panels cover the rectangle without its holes exactly once, whatever the holes."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        drawn = rng.integers((-20, -20, 1, 1), (120, 80, 60, 60), (rng.integers(0, 5), 4)).tolist()
+        holes = [(x, y, x + w, y + h) for x, y, w, h in drawn]
+        rects = shell.panel(0, 0, 100, 50, holes, [math.inf, 17.0][int(rng.integers(2))])
+        for x, y in rng.random((40, 2)) * (100, 50):
+            inside = sum(a < x < c and b < y < e for a, b, c, e in rects)
+            assert inside == (not any(a <= x <= c and b <= y <= e for a, b, c, e in holes))

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,7 +93,7 @@ class _Mood:
 _MOODS = {
     "day": _Mood((0.78, 0.72, 0.62), (0.42, 0.44, 0.48), ((0.90, 0.92, 0.93), (0.47, 0.65, 0.84)), (0.5, 0.9, 0.42), 0.0015),
     "dusk": _Mood((0.62, 0.34, 0.18), (0.26, 0.23, 0.31), ((0.86, 0.46, 0.28), (0.16, 0.17, 0.36)), (0.75, 0.5, 0.35), 0.008),
-    "night": _Mood((0.07, 0.09, 0.15), (0.05, 0.06, 0.11), ((0.05, 0.06, 0.12), (0.008, 0.012, 0.035)), (0.4, 0.9, 0.5), 0.016),
+    "night": _Mood((0.07, 0.09, 0.15), (0.05, 0.06, 0.11), ((0.05, 0.06, 0.12), (0.008, 0.012, 0.035)), (0.4, 0.9, 0.5), 0.024),
 }
 
 
@@ -108,11 +108,6 @@ def mood(sky: Sky) -> _Mood:
 
 _STEPS = np.linspace(0, 1, 4096)  # linear; _ENCODE is their sRGB
 _ENCODE = np.rint(255 * np.where(_STEPS <= 0.0031308, 12.92 * _STEPS, 1.055 * _STEPS ** (1 / 2.4) - 0.055)).astype(np.uint8)
-
-
-def _project(points: Array, camera: Camera, axes: Array) -> Array:
-    """World to view space: x right, y up, z forward."""
-    return (points - np.array(camera.eye)) @ axes.T
 
 
 class _Shadow:
@@ -133,13 +128,20 @@ class _Shadow:
         xy[:, :, 1] = size - xy[:, :, 1]
         self.map = rasterise(xy, (self.far - points[:, :, 2]) / self.depth, size, size)[1]
 
-    def lit(self, x: Array, y: Array, z: Array) -> Array:
-        """Light space [..] each → 1 where the sun reaches, 0 in shadow."""
-        u = np.clip((x - self.low[0]) * self.scale, 0, self.size - 1).astype(np.int32)  # the edge of the map is empty
-        v = np.clip(self.size - (y - self.low[1]) * self.scale, 0, self.size - 1).astype(np.int32)
-        v *= self.size
-        v += u
-        return (self.map[v] * self.depth <= np.maximum(self.far - z, 0.0)).astype(np.float32)
+    def reached(self, along: Callable[[Array], Array], facing: Array) -> Array:
+        """The share of the sun that reaches points [N], given their coordinates along any direction and how much they face the sun:
+        the mean of four looks at the map around each point, so that shadows have soft edges."""
+        right, up, forward = self.axes
+        x, y = (along(right) - self.low[0]) * self.scale, self.size - (along(up) - self.low[1]) * self.scale
+        # a surface that the sun grazes changes its depth quickly from one point of the map to the next: the steeper, the more slack
+        slope = np.sqrt(np.maximum(1 - facing * facing, 0)) / np.maximum(facing, np.float32(0.15))
+        z = np.maximum((self.far + 0.8) + slope * (2.0 / self.scale) - along(forward), 0)
+        found = np.zeros_like(z)
+        for dx, dy in ((-0.4, -0.9), (0.9, -0.4), (0.4, 0.9), (-0.9, 0.4)):
+            column = np.clip(x + dx, 0, self.size - 1).astype(np.int32)  # the edge of the map is empty
+            row = np.clip(y + dy, 0, self.size - 1).astype(np.int32)
+            found += self.map[row * self.size + column] * self.depth <= z
+        return found * np.float32(0.25)
 
 
 def render(scene: Scene, camera: Camera | None = None, width: int = 640, height: int = 480, samples: int = 2,
@@ -152,84 +154,88 @@ def render(scene: Scene, camera: Camera | None = None, width: int = 640, height:
     camera = camera or overview(scene, width / height)
     things = placed(scene) if things is None else things
     axes = camera.axes()
-    drawn = [t if not (camera.cutaway and _hides(t, axes)) else None for t in things]
-    shapes = gather([t for t in drawn if t is not None])
-    numbers = np.array([0, *(i for i, t in enumerate(drawn, start=1) if t is not None)], np.int32)
-    w, h = width * samples, height * samples
+    shown = [(i, t) for i, t in enumerate(things, start=1) if not (camera.cutaway and _hides(t, axes))]
+    shapes = gather([t for _, t in shown])
     light = mood(scene.sky)
     towards = np.array(light.towards) / np.linalg.norm(light.towards)
-
     sun = np.maximum(shapes.normals @ towards.astype(np.float32), 0.0)  # [T, 3]
     fill = np.maximum(shapes.normals @ (-towards * (1, -0.2, 1)).astype(np.float32), 0.0)
-    ambient = 0.82 + 0.18 * shapes.normals[:, :, 1] + 0.16 * fill
-    points = _project(shapes.corners, camera, axes)
-    values = np.stack([sun, ambient], axis=2).astype(float)
+    around = 0.82 + 0.18 * shapes.normals[:, :, 1] + 0.16 * fill
+
+    w, h = width * samples, height * samples
+    points = (shapes.corners - np.array(camera.eye)) @ axes.T  # right, up, forward
+    values = np.stack([sun, around], axis=2).astype(float)
+    far = reach = 0.0
     if camera.height is None:
         points, values, origin = clip(points, values)
         focal = h / 2 / math.tan(math.radians(camera.fov) / 2)
-        xy = points[:, :, :2] / points[:, :, 2:] * focal
-        nearness = NEAR / points[:, :, 2]
+        xy, nearness = points[:, :, :2] / points[:, :, 2:] * focal, NEAR / points[:, :, 2]
     else:
-        origin = np.arange(len(points))
-        focal = h / camera.height
-        xy = points[:, :, :2] * focal
-        far = float(points[:, :, 2].max(initial=0.0)) + 1.0
-        reach = far - float(points[:, :, 2].min(initial=0.0)) + 1.0
-        nearness = (far - points[:, :, 2]) / reach
+        origin, focal = np.arange(len(points)), h / camera.height
+        far = float(points[:, :, 2].max()) + 1.0
+        reach = far - float(points[:, :, 2].min()) + 1.0
+        xy, nearness = points[:, :, :2] * focal, (far - points[:, :, 2]) / reach
     xy = xy * (1, -1) + (w / 2, h / 2)
     hit, near = rasterise(xy, nearness, w, h)
-    near = near.reshape(h, w)
-    hit = hit.reshape(h, w)
-    sky = hit < 0
 
-    # where each point is: eye + z * (forward + a * right + b * up), or orthographic eye + z * forward + a * right + b * up
-    a = ((np.arange(w) + 0.5 - w / 2) / focal).astype(np.float32)[None, :]
-    b = ((h / 2 - np.arange(h) - 0.5) / focal).astype(np.float32)[:, None]
+    # from here on [N]: the points that are shaded
+    at, pixel, mixed = _points(hit.reshape(h, w), samples)
+    triangle, depth = hit[at], near[at]
+    sky = triangle < 0
+    triangle = np.where(sky, 0, triangle)
+    x, y = (at % w).astype(np.float32) + np.float32(0.5), (at // w).astype(np.float32) + np.float32(0.5)
+    a, b = (x - np.float32(w / 2)) / np.float32(focal), (np.float32(h / 2) - y) / np.float32(focal)
     with np.errstate(divide="ignore"):
-        z = (np.float32(NEAR) / near if camera.height is None else far - near * reach).astype(np.float32)
-    z[sky] = 1e6
+        z = np.where(sky, np.float32(1e6), np.float32(NEAR) / depth if camera.height is None else far - depth * np.float32(reach))
 
     def along(vector: Array) -> Array:
-        """The coordinate of every point along a direction, [h, w]."""
-        r, u, f = (axes @ vector).astype(np.float32)
-        base = np.float32(np.dot(camera.eye, vector))
+        """The coordinate of every point along a direction; a point is eye + z (forward + a right + b up)."""
+        r, u, f = (float(c) for c in axes @ vector)
+        base = float(np.dot(camera.eye, vector))
         return base + z * (f + a * r + b * u) if camera.height is None else base + z * f + (a * r + b * u)
 
-    corner_s, corner_a = (values[:, :, i].astype(np.float32) for i in (0, 1))
-    safe = np.where(sky, 0, hit)
-    sun_lit, ambient_lit = interpolate(xy, [corner_s, corner_a], safe, w, h)
+    sun_lit, ambient_lit = interpolate(xy, [values[:, :, i] for i in (0, 1)], triangle, x, y)
     if shapes.casts.any():
-        shadow = _Shadow(shapes, towards, 1024)
-        right, up, forward = shadow.axes
-        texel = np.float32(0.7 / shadow.scale)
-        jitter_u = np.tile(np.array([[-1, 1], [1, -1]], np.float32), (-(-h // 2), -(-w // 2)))[:h, :w] * texel
-        # a surface that the sun grazes changes its depth quickly from one point of the map to the next: the steeper, the more slack
-        slope = np.sqrt(np.maximum(1 - sun_lit * sun_lit, 0)) / np.maximum(sun_lit, np.float32(0.15))
-        lx, ly, lz = along(right), along(up), along(forward) - (np.float32(0.8) + slope * np.float32(1.8 / shadow.scale))
-        lit = np.float32(0.5) * (shadow.lit(lx + jitter_u, ly + texel, lz) + shadow.lit(lx - texel, ly - jitter_u, lz))
-        sun_lit *= np.float32(0.12) + np.float32(0.88) * lit
-    ambient_lit *= _wide(_occlusion(near[::samples, ::samples], focal / samples, camera.height is None), samples)
+        sun_lit *= 0.12 + 0.88 * _Shadow(shapes, towards, 1024).reached(along, sun_lit)
+    every = near.reshape(h, w)[::samples, ::samples]
+    ambient_lit *= _occlusion(every, focal / samples, camera.height is None).ravel()[pixel]
+    lamp = _lamps(scene, along, width * height, light.lamps)
+    table = shapes.rgb[origin]
+    shine = shapes.glow[origin][triangle]
+    height_of = np.clip(b / np.float32(h / 2 / focal) * 0.5 + 0.5, 0, 1)
+    channels = []
+    for i in range(3):
+        tone = ambient_lit * np.float32(light.ambient[i]) + sun_lit * np.float32(light.sun[i])
+        if lamp is not None:
+            tone += (lamp[i] / (1 + 0.45 * lamp[i]))[pixel]  # many lamps do not blind
+        colour = table[:, i][triangle] * (tone * (1 - shine) + shine * np.float32(1.05))
+        below, above = light.sky[0][i], light.sky[1][i]
+        channels.append(np.where(sky, below + (above - below) * height_of, colour))
+    image = np.clip(np.stack(channels, axis=1), 0, 1)
+    mean, more = image[:width * height], samples * samples - 1
+    if more:
+        mean[mixed] = (mean[mixed] + image[width * height:].reshape(-1, more, 3).sum(axis=1)) / (more + 1)
+    rgb = _ENCODE[(mean * 4095 + 0.5).astype(np.int32)].reshape(height, width, 3)
+    numbers = np.array([0, *(i for i, _ in shown)], np.int32)[shapes.owner[origin]]
+    owner = np.append(numbers, np.int32(0))[hit].reshape(h, w)  # -1, nothing, is the last
+    return Picture(rgb, _vote(owner, near.reshape(h, w), samples), ("", *(t.name for t in things)))
 
-    colours, glow = shapes.rgb[origin], shapes.glow[origin]
-    image = np.empty((h, w, 3), np.float32)
-    blend = np.clip(b / max(float(b[0, 0]), 1e-6) * 0.5 + 0.5, 0, 1)
-    shine = glow[safe]
-    glows = _lamps(scene, along, samples, light.lamps)
-    for channel in range(3):
-        lamp = glows[channel] if glows else 0.0
-        tone = ambient_lit * np.float32(light.ambient[channel]) + sun_lit * np.float32(light.sun[channel]) + lamp
-        plain = colours[:, channel][safe]
-        image[:, :, channel] = plain * (tone * (1 - shine) + shine * np.float32(1.05))
-        below, above_ = light.sky[0][channel], light.sky[1][channel]
-        image[:, :, channel][sky] = np.broadcast_to((below + (above_ - below) * blend), (h, w))[sky]
-    mean = image.reshape(height, samples, width, samples, 3).mean(axis=(1, 3))
-    rgb = _ENCODE[(np.clip(mean, 0, 1) * 4095 + 0.5).astype(np.int32)]
-    owner = np.where(sky, 0, numbers[shapes.owner[origin][safe]]).astype(np.int32)
-    return Picture(rgb, _vote(owner, near, samples), ("", *(t.name for t in things)))
+
+def _points(hit: Array, samples: int) -> tuple[Array, Array, Array]:
+    """Which points of the screen are shaded: the first of every pixel, then the others of those pixels that see several
+    triangles. Gives the index of each point on the screen, the pixel of each point, and the pixels that have several."""
+    h, w = hit.shape
+    height, width = h // samples, w // samples
+    cells = hit.reshape(height, samples, width, samples).transpose(0, 2, 1, 3).reshape(height * width, -1)
+    mixed = np.flatnonzero((cells != cells[:, :1]).any(axis=1))
+    first = (np.arange(height)[:, None] * samples * w + np.arange(width) * samples).ravel()
+    others = (np.arange(samples)[:, None] * w + np.arange(samples)).ravel()[1:]
+    at = np.concatenate([first, (first[mixed][:, None] + others).ravel()])
+    return at, np.concatenate([np.arange(height * width), np.repeat(mixed, len(others))]), mixed
 
 
 def _hides(thing: Placed, axes: Array) -> bool:
-    """Whether a cutaway view leaves it out: ceilings, and walls (with their openings) that turn their outside to the eye."""
+    """Whether a cutaway view leaves it out: ceilings, and walls that turn their outside to the eye, with all that is on them."""
     if thing.role == "ceiling":
         return True
     if thing.outward is None:
@@ -258,25 +264,20 @@ def _occlusion(near: Array, focal: float, perspective: bool) -> Array:
     return np.clip(1 - dark * np.float32(0.055), 0.45, 1.0).astype(np.float32)
 
 
-def _lamps(scene: Scene, along: Any, samples: int, weight: float) -> list[Array] | None:
-    """The light of lamps at every point, for each channel: candela over squared metres, without shadows. It changes slowly, so that
-    once for each pixel is enough."""
+def _lamps(scene: Scene, along: Callable[[Array], Array], count: int, weight: float) -> list[Array] | None:
+    """The light of lamps at the first `count` points, for each channel: candela over squared metres, without shadows. It changes
+    slowly, so that one point of each pixel is enough."""
     found = sorted(lamps(scene), key=lambda lamp: -lamp[3])[:12]
     if not found:
         return None
-    x, y, z = (along(np.array(v))[::samples, ::samples] for v in ((1.0, 0, 0), (0, 1.0, 0), (0, 0, 1.0)))
+    x, y, z = (along(axis)[:count] for axis in np.eye(3))
     out = [np.zeros_like(x) for _ in range(3)]
     for _, (lx, ly, lz), rgb, candela in found:
         square = ((x - lx) ** 2 + (y - ly) ** 2 + (z - lz) ** 2) * np.float32(1e-4)
         strength = np.float32(weight * candela) / (square + np.float32(0.35))
         for channel, c in enumerate(linear(rgb)):
             out[channel] += strength * np.float32(c)
-    return [_wide(channel, samples) for channel in out]
-
-
-def _wide(array: Array, samples: int) -> Array:
-    """[H, W] → [H s, W s]."""
-    return array.repeat(samples, 0).repeat(samples, 1)
+    return out
 
 
 def _vote(owner: Array, near: Array, samples: int) -> NDArray[np.int32]:

@@ -101,13 +101,12 @@ def rasterise(xy: Array, nearness: Array, width: int, height: int) -> tuple[Arra
     return np.where(hit, keys & 0xFFFFFFFF, -1), (keys >> 32).astype(np.int32).view(np.float32)
 
 
-def interpolate(xy: Array, corners: list[Array], safe: Array, w: int, h: int) -> list[Array]:
-    """Values at the corners of triangles [T, 3] → at the pixels that see them [h, w], linear on the screen."""
+def interpolate(xy: Array, corners: list[Array], triangle: Array, x: Array, y: Array) -> list[Array]:
+    """Values at the corners of triangles [T, 3] → at points of the screen [N] that see `triangle` [N], linear on the screen."""
     x0, y0 = xy[:, 0, 0], xy[:, 0, 1]
     ax, ay, bx, by = xy[:, 1, 0] - x0, xy[:, 1, 1] - y0, xy[:, 2, 0] - x0, xy[:, 2, 1] - y0
     with np.errstate(divide="ignore", invalid="ignore"):
         inverse = 1 / (ax * by - bx * ay)
-    px, py = (np.arange(w) + 0.5).astype(np.float32)[None, :], (np.arange(h) + 0.5).astype(np.float32)[:, None]
     found = []
     for value in corners:
         d1, d2 = value[:, 1] - value[:, 0], value[:, 2] - value[:, 0]
@@ -115,6 +114,5 @@ def interpolate(xy: Array, corners: list[Array], safe: Array, w: int, h: int) ->
             gx, gy = (d1 * by - d2 * ay) * inverse, (d2 * ax - d1 * bx) * inverse
             base = value[:, 0] - gx * x0 - gy * y0
         gx, gy, base = (np.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0).astype(np.float32) for g in (gx, gy, base))
-        at = base[safe] + gx[safe] * px + gy[safe] * py
-        found.append(np.clip(at, 0.0, 1.2))
+        found.append(np.clip(base[triangle] + gx[triangle] * x + gy[triangle] * y, 0.0, 1.2))
     return found

@@ -32,7 +32,7 @@ PANES = {"day": Paint((188, 216, 230), "pane", glow=0.35), "dusk": Paint((206, 1
 @dataclass(frozen=True, eq=False)
 class Placed:
     """Parts and where they stand: `id` of the scene, `name` unique among all ("room1.north"); turned by `turn` degrees, then moved
-    to (x, y, z). Walls and openings say which way is out of their room."""
+    to (x, y, z). Walls, and what hangs on or is set into them, say which way is out of their room."""
 
     id: str
     name: str
@@ -53,7 +53,9 @@ def placed(scene: Scene) -> list[Placed]:
     found += [_opening(opening, scene) for opening in scene.openings]
     for thing in scene.objects:
         parts = mesh_of(thing.kind, (thing.w, thing.h, thing.d), thing.colour, thing.material)
-        found.append(Placed(thing.id, thing.id, "object", parts, thing.x, thing.y, thing.z, thing.turn))
+        hangs = KINDS[thing.kind].goes[0] == "wall" and thing.turn % 90 == 0
+        outward = {0: (0, -1), 90: (-1, 0), 180: (0, 1), 270: (1, 0)}[thing.turn % 360] if hangs else None
+        found.append(Placed(thing.id, thing.id, "object", parts, thing.x, thing.y, thing.z, thing.turn, outward))
     return found
 
 
