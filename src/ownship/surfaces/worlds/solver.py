@@ -92,6 +92,7 @@ class Attempt:
     random: Any
     work: Work
     guide: dict[str, tuple[float, float, int]] = field(default_factory=dict)  # where CP-SAT would have things: x, z, turn
+    moved: Counter[str] = field(default_factory=Counter)  # how often each thing failed or was driven out
 
 
 def split(relations: Iterable[Relation]) -> list[Relation]:
@@ -162,26 +163,56 @@ def _verdict(task: Task, asked: Iterable[Requirement], seed: int) -> Verdict:
 
 
 def _attempt(task: Task, now: Attempt, failed: Counter[str]) -> dict[str, list[Object]] | None:
-    state = now.state
+    """Places all things. One that finds no place drives out others: first what it is related to, then whatever stands around."""
+    base = now.state.copy()
     rest = {wanted.thing.id: wanted for wanted in task.wanted}
-    done: dict[str, list[Object]] = {}
+    done: dict[str, tuple[Wanted, str, list[Object]]] = {}  # what stands: in which area, with what it carries
+    urgent, driven = None, 0
     while rest:
-        name = _next(rest, now.hard, failed, now.number)
+        name = urgent or _next(rest, now.hard, failed, now.number)
         wanted = rest.pop(name)
         found = find(wanted, now, fine=False) or find(wanted, now, fine=True)
         if found is None:
             failed[name] += 1
-            return None
+            out = _in_the_way(name, done, now, again=now.moved[name] > 0)
+            driven += len(out)
+            now.moved.update([name, *out])
+            if not out or driven > 3 * len(task.wanted) or now.work.left <= 0:
+                return None
+            rest |= {name: wanted, **{other: done.pop(other)[0] for other in out}}
+            urgent = name
+            now.state = base.copy()
+            for other, (_, area, things) in done.items():
+                _stand(things, area, other in now.ghosts, now.state)
+            continue
+        urgent = None
         thing, area = found
-        done[name] = [thing, *(carry(wanted.thing, thing, child) for child in wanted.carried)]
-        for body in map(object_body, done[name]):
-            state.known[body.id] = body
-            if name not in now.ghosts:
-                state.things[area].append(body)
-        if area in state.grounds and name not in now.ghosts and on_ground(object_body(thing)):
-            state.grounds[area] = state.grounds[area].copy()
-            state.grounds[area].block(object_body(thing))
-    return done
+        things = [thing, *(carry(wanted.thing, thing, child) for child in wanted.carried)]
+        done[name] = (wanted, area, things)
+        _stand(things, area, name in now.ghosts, now.state)
+    return {name: things for name, (_, _, things) in done.items()}
+
+
+def _stand(things: list[Object], area: str, ghost: bool, state: State) -> None:
+    for body in map(object_body, things):
+        state.known[body.id] = body
+        if not ghost:
+            state.things[area].append(body)
+    body = object_body(things[0])
+    if area in state.grounds and not ghost and on_ground(body):
+        state.grounds[area] = state.grounds[area].copy()
+        state.grounds[area].block(body)
+
+
+def _in_the_way(name: str, done: dict[str, Any], now: Attempt, again: bool) -> list[str]:
+    """What has to go so that `name` may find a place: what it is related to, then three more; and what they bear."""
+    out = {other for r in now.hard if name in (*r.subjects, *r.of) for other in (*r.subjects, *r.of) if other in done}
+    out -= {other for r in now.hard if r.kind in ("on", "inside") and name in r.subjects for other in r.of}
+    rest = sorted(done.keys() - out)
+    if (again or not out) and rest:
+        out |= {rest[i] for i in now.random.permutation(len(rest))[:3]}
+    borne = {other for other, (_, _, things) in done.items() if ancestors(now.state.known[things[0].id], now.state.known) & out}
+    return sorted(out | borne)
 
 
 def _next(rest: dict[str, Wanted], hard: list[Relation], failed: Counter[str], attempt: int) -> str:
@@ -226,7 +257,7 @@ def find(wanted: Wanted, now: Attempt, fine: bool) -> tuple[Object, str] | None:
             if name in now.guide:
                 x, z, turn = now.guide[name]
                 slot.cost += 2 * np.hypot(slot.body.x - x, slot.body.z - z) + between_angles(slot.body.turn, turn)
-            slot.cost += now.random.random(slot.cost.shape) * (5 if now.number == 0 else 20 * now.number)
+            slot.cost += now.random.random(slot.cost.shape) * max(5, 20 * (now.number + now.moved[name]))
             slot.cost[~slot.allowed] = np.inf
             slots.append(slot)
     for _ in range(TRIES if slots else 0):
