@@ -158,3 +158,24 @@ def test_walls_are_whole_but_for_their_holes() -> None:
         for x, y in rng.random((40, 2)) * (100, 50):
             inside = sum(a < x < c and b < y < e for a, b, c, e in rects)
             assert inside == (not any(a <= x <= c and b <= y <= e for a, b, c, e in holes))
+
+
+@pytest.mark.parametrize("scene", [living_room(), two_rooms()], ids=["living", "two"])
+def test_rooms_are_not_inside_out(scene: Scene) -> None:
+    """From where a person stands, every ray first meets the front of a face: walls, the thickness of walls in doors and windows,
+    floors and ceilings."""
+    corners, _ = triangles([t for t in shell.placed(scene) if t.role != "object"])
+    rng = np.random.default_rng(0)
+    for room in scene.rooms:
+        for _ in range(120):
+            start = np.array([room.x, 120.0, room.z]) + (rng.random(3) - 0.5) * (room.w * 0.9, 160, room.d * 0.9)
+            opening = scene.openings[int(rng.integers(len(scene.openings)))]
+            side = {"north": (0, -1), "east": (1, 0), "south": (0, 1), "west": (-1, 0)}[opening.side]
+            home = next(r for r in scene.rooms if r.id == opening.room)
+            middle = np.array([home.x + side[0] * home.w / 2 + (opening.at if side[1] else 0), opening.sill + opening.h / 2,
+                               home.z + side[1] * home.d / 2 + (opening.at if side[0] else 0)])
+            across = (opening.w * 1.1 * abs(side[1]) + 20, opening.h * 1.1, opening.w * 1.1 * abs(side[0]) + 20)
+            aim = middle + (rng.random(3) - 0.5) * across
+            distance, _, margin, front = hits(corners, start, (aim - start) / np.linalg.norm(aim - start), two_sided=True)
+            if len(distance) and margin[0] > 1e-6:
+                assert front[0], (room.id, opening.id, start, aim)
