@@ -18,6 +18,7 @@ from ownship.surfaces.worlds.relations import falls_short
 from ownship.surfaces.worlds.solver import PACE, Stuck, Task, Work, explain, solve
 from ownship.surfaces.worlds.space import clearances, ground, problems
 from ownship.surfaces.worlds.types import (
+    OPS,
     Conflict,
     History,
     Object,
@@ -25,7 +26,6 @@ from ownship.surfaces.worlds.types import (
     Problem,
     Redo,
     Relation,
-    Request,
     Requirement,
     Result,
     Scene,
@@ -42,10 +42,13 @@ def apply(scene: Scene, ops: Iterable[Op], seed: int = 0, seconds: float = 2.0) 
     `seconds` bound the solver's work as far as a machine of today takes that long; no clock is read. Raises ValueError if
     `scene` is not a scene of this pipeline (a thing of an unknown kind, or borne by nothing).
     """
-    request = Request(ops=tuple(ops))
+    asked = list(ops)
     _check(scene)
+    if len(asked) > OPS:
+        too_many = Requirement(kind="valid", detail=f"a request holds {OPS} ops at most")
+        return Result(scene=scene, conflict=Conflict(requirements=(too_many,)))
     try:
-        draft = draft_of(scene, list(request.ops))
+        draft = draft_of(scene, asked)
     except Refused as refused:
         return Result(scene=scene, conflict=Conflict(requirements=refused.requirements))
     _leave_alone(draft)

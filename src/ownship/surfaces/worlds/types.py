@@ -38,25 +38,9 @@ OPS = 400  # the most a request may hold
 WALL = 10  # how thick the walls of rooms are; they stand outside the room's w x d
 
 RelationKind = Literal[
-    "on",
-    "under",
-    "above",
-    "inside",
-    "next_to",
-    "near",
-    "far",
-    "left_of",
-    "right_of",
-    "in_front_of",
-    "behind",
-    "between",
-    "facing",
-    "against_wall",
-    "in_corner",
-    "around",
-    "aligned",
-    "centred",
-]
+    "on", "under", "above", "inside", "next_to", "near", "far", "left_of", "right_of", "in_front_of", "behind", "between", "facing",
+    "against_wall", "in_corner", "around", "aligned", "centred",
+]  # fmt: skip
 
 
 class Record(BaseModel):
@@ -336,20 +320,7 @@ class Redo(Record):
 
 
 Op = Annotated[
-    AddRoom
-    | AddOpening
-    | AddPlot
-    | AddLight
-    | SetSky
-    | Add
-    | Remove
-    | Move
-    | Rotate
-    | Scale
-    | Recolour
-    | Relate
-    | Undo
-    | Redo,
+    AddRoom | AddOpening | AddPlot | AddLight | SetSky | Add | Remove | Move | Rotate | Scale | Recolour | Relate | Undo | Redo,
     Field(discriminator="op"),
 ]
 
