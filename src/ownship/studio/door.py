@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ownship.store import keys, periods
 from ownship.store.store import Store
 from ownship.store.writer import StoreFailed
-from ownship.studio.shell import sign_in_page
+from ownship.studio import shell
 from ownship.surfaces.product import Session
 
 COOKIE = "ownship_session"
@@ -31,7 +31,7 @@ _IDLE = 12 * 3600.0  # seconds after which a session is over
 _CHECK = 5.0  # seconds that a key is believed to be still valid
 _TRIES = 8  # wrong keys of one address a minute
 _BODY = 4096  # bytes of a sign-in
-_OPEN = ("/sign-in", "/studio/")  # paths that need nobody signed in
+_OPEN = ("/sign-in", "/studio/", shell.STATIC)  # paths that need nobody signed in
 _POLICY = ("default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
            "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' blob:; worker-src 'self' blob:; "
            "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'")
@@ -175,7 +175,7 @@ class Door:
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
         following = _path(query.get("next", ["/"])[0])
         if scope["method"] != "POST":
-            return await _answer(scope, receive, send, HTMLResponse(sign_in_page("", following)))
+            return await _answer(scope, receive, send, HTMLResponse(shell.sign_in_page("", following)))
         body, more = b"", True
         while more and len(body) <= _BODY:
             message = await receive()
@@ -183,7 +183,7 @@ class Door:
         secret = parse_qs(body[:_BODY].decode("utf-8", "replace")).get("key", [""])[0].strip()
         key = await self._admit(_address(scope), secret)
         if isinstance(key, str):
-            return await _answer(scope, receive, send, HTMLResponse(sign_in_page(key, following), 401))
+            return await _answer(scope, receive, send, HTMLResponse(shell.sign_in_page(key, following), 401))
         token = self._begin(Session(key.name, keys.digest(secret)))
         answer = RedirectResponse(following, 303)
         answer.headers.append("set-cookie", _cookie(scope, token))

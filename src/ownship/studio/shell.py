@@ -7,6 +7,7 @@ from functools import cache
 from html import escape
 from pathlib import Path
 
+import nicegui
 from nicegui import ui
 
 from ownship.surfaces.markup import icon, svg, tag
@@ -14,6 +15,7 @@ from ownship.surfaces.product import Product, Session
 
 # a lifebuoy
 MARK = '<circle cx="12" cy="12" r="9"/><circle cx="12" cy="12" r="4.2"/><path d="M12 3v4.8M12 16.2V21M3 12h4.8M16.2 12H21"/>'
+STATIC = f"/_nicegui/{nicegui.__version__}/static/"  # fonts and scripts that NiceGUI brings
 _STYLE = Path(__file__).with_name("studio.css")
 # before anything is drawn: the theme that was chosen; without one the system's
 _THEME = ("<script>(() => { try { const theme = localStorage.getItem('ownship-theme');"
@@ -85,7 +87,8 @@ def sign_in_page(problem: str, following: str) -> str:
     """The whole page, as HTML. `problem` is why it did not work, "" at first."""
     said = f'<p class="problem" role="alert">{escape(problem)}</p>' if problem else ""
     return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, '
-            f'initial-scale=1"><title>Sign in · Ownship</title>{head()}</head><body class="sign-in"><main>'
+            f'initial-scale=1"><title>Sign in · Ownship</title>'
+            f'<link rel="stylesheet" href="{STATIC}fonts.css">{head()}</head><body class="sign-in"><main>'
             f'<span class="icon mark">{svg(MARK)}</span><h1>Ownship studio</h1>'
             f'<form method="post" action="/sign-in?next={escape(following, quote=True)}"><label for="key">Your key</label>'
             f'<input id="key" name="key" type="password" autocomplete="current-password" spellcheck="false" autofocus required '

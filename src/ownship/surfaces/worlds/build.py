@@ -23,6 +23,7 @@ from ownship.errors import UserError
 from ownship.surfaces.worlds import describe, lines, parser, picture, pipeline, prompt
 from ownship.surfaces.worlds.catalogue import COLOURS, GROUNDS, KINDS, MATERIALS
 from ownship.surfaces.worlds.gltf import glb
+from ownship.surfaces.worlds.names import kind_of, number_of, spoken
 from ownship.surfaces.worlds.space import problems
 from ownship.surfaces.worlds.types import History, Language, Result, Scene, dumps
 
@@ -71,23 +72,23 @@ def build(words: str, history: History | None = None, *, model: str = SCRIPTED, 
         if note is not None:
             note({"line": line})
 
-    spoken = language or prompt.spoken_in(words)
+    tongue = language or prompt.spoken_in(words)
     try:
-        heard = prompt.heard(_named(words, about, spoken), history.scene)
+        heard = prompt.heard(_named(words, about, tongue), history.scene)
         text = _decider(model, gateway)(heard, history.scene, decided)
         ops = lines.read(text, history.scene)
     except prompt.Refused as refused:
-        return World(history, Result(scene=history.scene), tuple(said), str(refused), spoken, False, time.monotonic() - begun)
+        return World(history, Result(scene=history.scene), tuple(said), str(refused), tongue, False, time.monotonic() - begun)
     except lines.Misread:
         answer = {"en": "What the model decided cannot be read, so nothing was changed. Try other words.",
-                  "de": "Was das Modell entschied, ist nicht lesbar; darum wurde nichts verändert. Versuche andere Worte."}[spoken]
-        return World(history, Result(scene=history.scene), tuple(said), answer, spoken, False, time.monotonic() - begun)
+                  "de": "Was das Modell entschied, ist nicht lesbar; darum wurde nichts verändert. Versuche andere Worte."}[tongue]
+        return World(history, Result(scene=history.scene), tuple(said), answer, tongue, False, time.monotonic() - begun)
     if note is not None:
         note({"state": "placing"})
     after, result = pipeline.advance(history, ops, seed, seconds)
     changed = result.conflict is None and after is not history
     took = time.monotonic() - begun
-    return World(after, result, tuple(said), _said(result, history.scene, changed, spoken, took), spoken, changed, took)
+    return World(after, result, tuple(said), _said(result, history.scene, changed, tongue, took), tongue, changed, took)
 
 
 def _said(result: Result, before: Scene, changed: bool, language: Language, took: float) -> str:
@@ -225,6 +226,6 @@ def description(scene: Scene, language: Language) -> str:
 
 def called(id: str, language: Language) -> str:
     """What a thing is called on the page and in words about it: "coffee table 1", "Couchtisch 1"."""
-    kind = KINDS.get(lines.kind_of(id))
-    name = lines.spoken(lines.kind_of(id)) if kind is None else (kind.en if language == "en" else kind.de)[0].one
-    return f"{name} {lines.number_of(id)}"
+    kind = KINDS.get(kind_of(id))
+    name = spoken(kind_of(id)) if kind is None else (kind.en if language == "en" else kind.de)[0].one
+    return f"{name} {number_of(id)}"

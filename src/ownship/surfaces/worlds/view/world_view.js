@@ -320,16 +320,14 @@ export default {
     tick(now) {
       this.frame = null;
       const seconds = Math.min((now - (this.before ?? now)) / 1000, 0.1);
-      const moves = this.meshes.step(now);
-      this.shadows ||= moves;
-      let on = moves;
+      this.shadows ||= this.meshes.moving.size > 0; // also for the last step, after which nothing moves
+      let on = this.meshes.step(now);
       if (this.mode === "walk") on = this.walker.step(seconds) || on;
       else on = this.controls.update() || on;
       this.paint();
       this.steady(now);
       this.before = on ? now : undefined;
       if (on) this.draw();
-      if (moves && this.meshes.moving.size === 0) this.draw(true);
     },
 
     paint() {
