@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from ownship.surfaces.worlds import lines
 from ownship.surfaces.worlds.catalogue import COLOURS, GROUNDS, KINDS, MATERIALS
-from ownship.surfaces.worlds.lines import Misread, Names, read, write
+from ownship.surfaces.worlds.lines import Misread, read, write
+from ownship.surfaces.worlds.names import Names
 from ownship.surfaces.worlds.types import (
     Add,
     AddLight,
@@ -52,7 +53,8 @@ def test_the_example_of_the_issue_is_read_and_written_as_it_stands() -> None:
     "1 window north of room1", "1 light red of room1 lumen 400", "sky night cloudy", "remove chair1-2", "chair move 10 0 -20",
     "chair2 turn -90", "coffee table scale 150 width", "chair red wood", "room1 white tiles", "chair1+coffee table near sofa",
     "sofa left coffee table viewer", "coffee table wall room1 north", "chair corner", "chair row", "coffee table middle",
-    "sofa between chair1-2", "sofa between chair1 coffee table", "3 chair red leather 150% of room1 x 100 z -50 turn 90", "1 chair7",
+    "sofa between chair1-2", "sofa between chair1 coffee table",
+    "3 chair red leather 150% of room1 x 100 z -50 turn 90", "1 chair7",
     "undo", "redo"])
 def test_every_form_is_written_as_it_is_read(line: str) -> None:
     names = Names(Scene())
@@ -77,7 +79,8 @@ def _ops(draw: random.Random, names: Names) -> Op:
         AddPlot(id=f"plot{names.next('plot')}", w=draw.choice((1000, 2000)), d=1500, ground=draw.choice(list(GROUNDS))),
         SetSky(time=draw.choice(("day", "dusk", "night")), weather=draw.choice(("clear", "cloudy"))), Undo(), Redo()]
     if rooms:
-        many += [AddOpening(id=f"door{names.next('door')}", kind="door", room=draw.choice(rooms), side="east", at=draw.choice((None, 4))),
+        at = draw.choice((None, 4))
+        many += [AddOpening(id=f"door{names.next('door')}", kind="door", room=draw.choice(rooms), side="east", at=at),
                  AddLight(id=f"light{names.next('light')}", room=draw.choice(rooms), colour=colour or "white")]
     if things:
         one = draw.choice(things)
@@ -118,7 +121,8 @@ def test_a_line_sees_what_the_lines_before_it_made_and_removed() -> None:
 @pytest.mark.parametrize(("text", "reason"), [
     ("1 unicorn", "not a kind"), ("chair1 red", "there is no 'chair1'"), ("0 chair", "1 to 400"), ("-3 chair", "there is no"),
     ("401 chair", "1 to 400"), ("1 chair\nchair1-9 red", "there is no chair2"), ("1 chair ultraviolet", "cannot be understood"),
-    ("1 chair\nchair dances chair", "neither a relation"), ("1 chair\nchair+chair red", "named twice"), ("1 chair\nchair", "missing"),
+    ("1 chair\nchair dances chair", "neither a relation"), ("1 chair\nchair+chair red", "named twice"),
+    ("1 chair\nchair", "missing"),
     ("1 chair\nchair turn fast", "a number is missing"), ("1 chair\nchair turn 9999", "by: "), ("remove everything", "there is no"),
     ("import os", "there is no"), ("1 door", "the wall is missing"), ("1 door south", "no room"), ("x" * 500, "longer than 400"),
     ("1 chair\nchair1-999999999 red", "there is no"), ("100 chair\n" * 5, "more than 400 ops"), ("1 chair2\n1 chair2", "already"),

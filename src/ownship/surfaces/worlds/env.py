@@ -1,8 +1,9 @@
 """Worlds as an environment: words from a hidden specification, ops in the line language as the reply, the scene measured.
 
-reward = gate · weighted mean of parts. The gate: every line can be read, the pipeline could satisfy the ops, and the scene is a
-valid file. The parts: counts, attributes, relations, what nobody asked for (undisturbed), physics, walkability. `satisfaction` is
-reported beside them: the share of the requirements that hold, 0 where the gate is shut.
+reward = gate · weighted mean of parts. The gate: every line can be read, there is one (all tasks ask for something, and doing
+nothing disturbs nothing), the pipeline could satisfy the ops, and the scene is a valid file. The parts: counts, attributes,
+relations, what nobody asked for (undisturbed), physics, walkability. `satisfaction` is reported beside them: the share of the
+requirements that hold, 0 where the gate is shut.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ownship.model.chat import Message
 from ownship.surfaces.worlds import lines
 from ownship.surfaces.worlds.catalogue import KINDS
 from ownship.surfaces.worlds.measure import Measured, measure
+from ownship.surfaces.worlds.names import Names
 from ownship.surfaces.worlds.pipeline import advance, apply
 from ownship.surfaces.worlds.prompt import opening
 from ownship.surfaces.worlds.spec import Spec, draw_spec
@@ -26,6 +28,7 @@ from ownship.surfaces.worlds.templates import say
 from ownship.surfaces.worlds.types import History, Relate, Result, Scene, dumps
 
 MAX_REPLY = 20_000  # characters that are read
+SECONDS = 0.5  # of the solver's work: what takes longer is counted as unsolvable, for training has many replies to score
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Worlds:
 
 def solution_of(spec: Spec) -> str:
     """The lines that meet a specification."""
-    names = lines.Names(Scene())
+    names = Names(Scene())
     if not spec.edits:
         return lines.write(spec.base(), names)
     for op in spec.base():
@@ -114,7 +117,9 @@ def scored(spec: Spec, reply: str) -> Scored:
         ops = lines.read(reply[:MAX_REPLY], before)
     except lines.Misread as problem:
         return Scored(None, str(problem), None)
-    result = advance(History(scenes=(before,)), ops)[1]
+    if not ops:
+        return Scored(None, "nothing was said", None)
+    result = advance(History(scenes=(before,)), ops, seconds=SECONDS)[1]
     if result.conflict is not None or Scene.model_validate_json(dumps(result.scene)) != result.scene:
         return Scored(result, "", None)
     return Scored(result, "", measure(spec, before, result.scene))

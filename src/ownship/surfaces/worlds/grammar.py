@@ -13,7 +13,8 @@ import json
 from collections.abc import Iterable, Mapping
 
 from ownship.surfaces.worlds.catalogue import COLOURS, GROUNDS, KINDS, MATERIALS
-from ownship.surfaces.worlds.lines import NOTHING, SAID, SIDED, SIDES, SIZES, Names, number_of, spoken
+from ownship.surfaces.worlds.lines import NOTHING, SAID, SIDED, SIDES, SIZES
+from ownship.surfaces.worlds.names import Names, number_of, spoken
 from ownship.surfaces.worlds.types import OBJECTS, RelationKind
 
 MAX_COUNT = 12  # of things that one line may add
@@ -112,7 +113,7 @@ def _relations(names: Names, rules: dict[str, str]) -> list[str]:
     for kind in plain:
         forms += form("SUBJECT", kind, '" " REFERENCE')
     for kind in SIDED:
-        forms += form("SUBJECT", kind, '" " REFERENCE " viewer"?')  # type: ignore[arg-type]
+        forms += form("SUBJECT", kind, '" " REFERENCE " viewer"?')
     room = '(" " ROOM)?' if len(names.ids.get("room", ())) > 1 else ""
     if "ROOM" in rules:
         forms += form("SUBJECT", "against_wall", f'{room} (" " SIDE)?') + form("SUBJECT", "in_corner", room)

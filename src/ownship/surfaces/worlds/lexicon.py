@@ -15,7 +15,7 @@ COUNTED = ("number", "article")
 
 @dataclass(frozen=True)
 class Tag:
-    """A stretch of text and what it is: `sort`, and `value` (a kind, a colour, a number …). `plural` of kinds: 1 yes, 0 no or either."""
+    """A stretch of text and what it is: `sort`, and `value` (a kind, a colour, a number …). `plural`: it cannot be one thing."""
 
     sort: str
     value: str
@@ -36,25 +36,28 @@ _RELATIONS: dict[RelationKind, str] = {
     "in_front_of": "in front of|before|vor",
     "behind": "behind|at the back of|hinter",
     "between": "between|in between|zwischen",
-    "facing": "facing|turned towards|looking at|looking towards|pointing at|face|faces|turned to|mit blick auf|gerichtet auf|ausgerichtet"
-              " auf|richtung",
-    "against_wall": "against the wall|against a wall|along the wall|along a wall|at the wall|to the wall|an der wand|an einer wand|an die"
-                    " wand|an eine wand",
+    "facing": "facing|turned towards|looking at|looking towards|pointing at|face|faces|turned to|mit blick auf|gerichtet auf"
+              "|ausgerichtet auf|richtung",
+    "against_wall": "against the wall|against a wall|along the wall|along a wall|at the wall|to the wall|an der wand|an einer wand"
+                    "|an die wand|an eine wand",
     "in_corner": "in a corner|in the corner|into a corner|into the corner|in einer ecke|in der ecke|in eine ecke|in die ecke",
     "around": "around|all around|round|surrounding|rund um|rings um|um",
     "aligned": "in a row|in a line|in one row|lined up|aligned|in einer reihe|in reihe|aufgereiht",
     "centred": "in the middle|in the centre|in the center|in der mitte|mittendrin|into the middle|in die mitte|zentriert|centred"}
 _PLACES = {
-    "room": "room|living room|bedroom|study|kitchen|bathroom|office|hall|dining room|lounge|raum|zimmer|wohnzimmer|schlafzimmer|küche|büro"
-            "|arbeitszimmer|bad|badezimmer|esszimmer|raums|zimmers",
+    "room": "room|living room|bedroom|study|kitchen|bathroom|office|hall|dining room|lounge|raum|zimmer|wohnzimmer|schlafzimmer"
+            "|küche|büro|arbeitszimmer|bad|badezimmer|esszimmer|raums|zimmers",
     "plot": "garden|yard|park|backyard|courtyard|meadow|lawn|plot|garten|hof|wiese|innenhof|gartens|parks"}
 _OPENINGS = {"door": "door|doors|tür|türen", "window": "window|windows|fenster|fenstern"}
-_SIZES = {"small": "small|tiny|little|klein|winzig", "large": "large|big|spacious|groß|geräumig", "huge": "huge|enormous|giant|riesig|gewaltig"}
+_SIZES = {"small": "small|tiny|little|klein|winzig", "large": "large|big|spacious|groß|geräumig",
+          "huge": "huge|enormous|giant|riesig|gewaltig"}
 _SIDES = {"north": "north wall|northern wall|nordwand|nördlichen wand", "south": "south wall|southern wall|südwand|südlichen wand",
           "east": "east wall|eastern wall|ostwand|östlichen wand", "west": "west wall|western wall|westwand|westlichen wand"}
 _NUMBERS = {
-    "1": "one|a single|ein einziger|eine einzige|ein einziges|einzigen", "2": "two|a pair of|a couple of|zwei|ein paar", "3": "three|drei",
-    "4": "four|vier", "5": "five|fünf", "6": "six|sechs", "7": "seven|sieben", "8": "eight|acht", "9": "nine|neun", "10": "ten|zehn",
+    "1": "one|a single|ein einziger|eine einzige|ein einziges|einzigen",
+    "2": "two|a pair of|a couple of|zwei|ein paar", "3": "three|drei",
+    "4": "four|vier", "5": "five|fünf", "6": "six|sechs", "7": "seven|sieben", "8": "eight|acht", "9": "nine|neun",
+    "10": "ten|zehn",
     "11": "eleven|elf", "12": "twelve|dozen|a dozen|zwölf|ein dutzend",
     "100": "hundred|a hundred|hundert|einhundert", "1000": "thousand|a thousand|tausend|eintausend",
     "1000000": "million|a million|millions of|eine million|millionen"}
@@ -65,7 +68,8 @@ _OTHERS = {
     ("pronoun", "them"): "them|both of them|ihnen|dazwischen",
     ("and", ""): "and|und|sowie|also",
     ("not", ""): "no|not any|don't want any|do not want any|without|without any|kein|keine|keinen|keinem|keiner|ohne",
-    ("remove", ""): "remove|delete|take away|away|get rid of|throw out|do not need|don't need|entferne|entfernen|lösche|löschen|nimm|brauche|wirf",
+    ("remove", ""): "remove|delete|take away|away|get rid of|throw out|do not need|don't need|entferne|entfernen|lösche|löschen"
+                    "|nimm|brauche|wirf",
     ("rotate", ""): "turn|rotate|spin|dreh|drehe|rotiere",
     ("move", ""): "move|put|place|shift|push|stell|stelle|rück|rücke|schieb|schiebe|setz|setze|leg|lege|häng|hänge",
     ("viewer", ""): "as seen by the viewer|seen by the viewer|from the viewer|vom betrachter aus|vom betrachter gesehen",
@@ -78,15 +82,17 @@ _OTHERS = {
     ("night", "night"): "at night|by night|night|nachts|nacht|bei nacht", ("night", "dusk"): "at dusk|dusk|dämmerung|abends|sunset",
     ("part", ""): "side|row|line|corner|middle|centre|center|wall|bit|way|reihe|ecke|mitte|wand|seite|film|look|lot"}
 # Words that stand near things without being any: what is left is `unknown`.
-_PLAIN = frozenset("""
-add against i want would like need please build make me create can could you put there should be is are it have has with in of to at some that this my we
-go goes stand stands standing which where here also then now by for from as too so very really nice cosy cozy pretty beautiful modern old new
-imagine let's give show us paint colour color any more do not but will might all just few
-ich möchte will brauche bitte baue bauen mach mache mir kannst du darin gibt es hinein gehören soll sollen stehen steht sind ist dort stell dir
-vor vorstellen hin kommt kommen dazu hinzu füge noch auch mit im am vom zum zur von zu haben sein werden wird färbe färben streich streiche weg
-nicht mehr aber so da hier bei uns ihr sie er wir als für den schön schöne schönen schönes gemütlich gemütliches gemütliche modern alte alten
-liegt liegen hängt hängen sitzt gestellt schauen schaut blicken seen viewer betrachter
-""".split())
+_PLAIN = frozenset(
+    """
+    aber add against all als also alte alten am any are as at auch baue bauen be beautiful bei betrachter bitte blicken
+    brauche build but by can color colour cosy could cozy create da darin dazu den dir do dort du er es few for from färbe
+    färben füge für gehören gemütlich gemütliche gemütliches gestellt gibt give go goes haben has have here hier hin hinein
+    hinzu hängen hängt i ich ihr im imagine in is ist it just kannst kommen kommt let's liegen liegt like mach mache make me
+    mehr might mir mit modern more my möchte need new nice nicht noch not now of old paint please pretty put really schauen
+    schaut schön schöne schönen schönes seen sein should show sie sind sitzt so soll sollen some stand standing stands stehen
+    steht stell streich streiche that then there this to too uns us very viewer vom von vor vorstellen want we weg werden
+    where which will wir wird with would you zu zum zur
+    """.split())  # noqa: SIM905
 _ENDINGS = ("e", "en", "er", "es", "em")
 
 
@@ -122,7 +128,8 @@ def _phrases() -> tuple[dict[str, Tag], int]:
     for material in MATERIALS.values():
         add("material", material.name, *material.en)
         for name in material.de:
-            add("material", material.name, f"aus {name}", *([name + ending for ending in ("", *_ENDINGS)] if name[0].islower() else [name]))
+            add("material", material.name, f"aus {name}",
+                *(name + ending for ending in ("", *_ENDINGS) if name[0].islower() or not ending))
     add("bigger", "-", "smaller")  # before "small" takes German endings
     for size, phrases in _SIZES.items():
         add("size", size, *phrases.split("|"), *(phrase + ending for phrase in phrases.split("|") for ending in _ENDINGS))
@@ -139,7 +146,7 @@ def _phrases() -> tuple[dict[str, Tag], int]:
 
 
 def tags(text: str) -> list[Tag]:
-    """The text as tags, the longest phrase first; punctuation is tagged `stop`, unknown words `unknown`, small words are left out."""
+    """The text as tags, the longest phrase first; punctuation is a `stop`, the rest `unknown`, small words are left out."""
     return list(_tags(normal(text).split()))
 
 

@@ -24,12 +24,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby
 from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from ownship.surfaces.worlds.catalogue import COLOURS, GROUNDS, KINDS, MATERIALS
+from ownship.surfaces.worlds.names import Names, kind_of, number_of, spoken
 from ownship.surfaces.worlds.types import (
     OPS,
     Add,
@@ -60,7 +60,7 @@ WORDS: Mapping[str, RelationKind] = {
     "left": "left_of", "right": "right_of", "front": "in_front_of", "behind": "behind", "between": "between", "facing": "facing",
     "wall": "against_wall", "corner": "in_corner", "around": "around", "row": "aligned", "middle": "centred"}
 SAID: Mapping[RelationKind, str] = {kind: word for word, kind in WORDS.items()}
-SIDED = ("left_of", "right_of", "in_front_of", "behind")  # to which `frame` matters
+SIDED: tuple[RelationKind, ...] = ("left_of", "right_of", "in_front_of", "behind")  # to which `frame` matters
 SIDES = get_args(Side)
 AXES = get_args(Axis)[1:]
 # What a size in words means, in centimetres: width and depth.
@@ -71,7 +71,6 @@ FIXTURES = ("room", "plot", "door", "window", "light")  # kinds that the catalog
 NOTHING = "nothing"
 MAX_LINE = 400  # characters
 _NUMBER = re.compile(r"-?\d{1,5}")
-_ID = re.compile(r"([a-z][a-z_]*)([1-9]\d{0,3})")
 
 
 class Misread(Exception):
@@ -80,74 +79,6 @@ class Misread(Exception):
     def __init__(self, line: int, reason: str) -> None:
         super().__init__(f"line {line}: {reason}")
         self.line = line
-
-
-class Names:
-    """The ids that exist at a line, by kind and in the order in which they came."""
-
-    def __init__(self, scene: Scene) -> None:
-        self.ids: dict[str, list[str]] = {}
-        self._highest: dict[str, int] = {}
-        for thing in (*scene.rooms, *scene.plots, *scene.openings, *scene.lights, *scene.objects):
-            self.add(thing.id)
-
-    def __contains__(self, id: str) -> bool:
-        return id in self.ids.get(kind_of(id), ())
-
-    def copy(self) -> Names:
-        other = Names(Scene())
-        other.ids, other._highest = {kind: list(ids) for kind, ids in self.ids.items()}, dict(self._highest)
-        return other
-
-    def add(self, id: str) -> None:
-        kind, number = kind_of(id), int(_ID.fullmatch(id)[2])  # type: ignore[index]
-        self.ids.setdefault(kind, []).append(id)
-        self._highest[kind] = max(number, self._highest.get(kind, 0))
-
-    def remove(self, id: str) -> None:
-        if id in self:
-            self.ids[kind_of(id)].remove(id)
-
-    def next(self, kind: str) -> int:
-        """The first of the numbers above all that this kind ever had here: ids are never used twice."""
-        return self._highest.get(kind, 0) + 1
-
-    def follow(self, op: Op) -> None:
-        """Takes in what an op adds or removes."""
-        match op:
-            case AddRoom() | AddPlot() | AddOpening() | AddLight() | Add():
-                self.add(op.id)
-            case Remove():
-                self.remove(op.id)
-
-    def short(self, ids: Sequence[str]) -> list[str]:
-        """The shortest names for these ids in this order."""
-        names = []
-        for kind, run in groupby(ids, kind_of):
-            rest = list(run)
-            if rest == self.ids.get(kind):
-                names.append(spoken(kind))
-                continue
-            while rest:
-                size = 1
-                while size < len(rest) and number_of(rest[size]) == number_of(rest[size - 1]) + 1:
-                    size += 1
-                names.append(spoken(rest[0]) + (f"-{number_of(rest[size - 1])}" if size > 1 else ""))
-                del rest[:size]
-        return names
-
-
-def kind_of(id: str) -> str:
-    return id.rstrip("0123456789")
-
-
-def number_of(id: str) -> int:
-    return int(id[len(kind_of(id)) :])
-
-
-def spoken(name: str) -> str:
-    """`coffee_table1` as a line says it: with a blank, which costs no token of its own."""
-    return name.replace("_", " ")
 
 
 # Reading
@@ -287,10 +218,9 @@ def _read_relation(line: _Line, subjects: list[str]) -> Relation:
     of: list[str] = []
     while line.words and line.words[0] not in ("viewer", *SIDES) and len(of) < 3:
         of += line.things()
-    frame = "viewer" if line.take("viewer") else "object"
-    side = line.take(*SIDES)
+    fields = _given(frame=line.take("viewer"), side=line.take(*SIDES))
     line.end()
-    return Relation(kind=kind, subjects=tuple(subjects), of=tuple(of), frame=frame, side=side)
+    return Relation(kind=kind, subjects=tuple(subjects), of=tuple(of), **fields)
 
 
 def _read_add(line: _Line) -> list[Op]:
@@ -322,14 +252,14 @@ def _read_add(line: _Line) -> list[Op]:
         room = _of(line) or (line.names.ids.get("room") or [""])[-1]
         if not room:
             raise line.fail(f"there is no room for the {kind}")
-        fields = dict(kind=kind, side=side, room=room) | _given(**{key: line.value(key) for key in ("at", "w", "h", "sill")})
+        fields = {"kind": kind, "side": side, "room": room} | _given(**{key: line.value(key) for key in ("at", "w", "h", "sill")})
         make = AddOpening
     elif kind == "light":
-        fields = _given(colour=line.take(*COLOURS)) | _given(room=_of(line) or (line.names.ids.get("room") or [None])[-1])
+        fields = _given(colour=line.take(*COLOURS)) | _given(room=_of(line) or (line.names.ids.get("room") or [""])[-1])
         fields |= _given(strength=line.value("lumen"))
         make = AddLight
     else:
-        fields = dict(kind=kind) | _given(colour=line.take(*COLOURS), material=line.take(*MATERIALS))
+        fields = {"kind": kind} | _given(colour=line.take(*COLOURS), material=line.take(*MATERIALS))
         if line.words and re.fullmatch(r"\d{1,4}%", line.words[0]):
             fields["percent"] = int(line.words.pop(0)[:-1])
         fields |= _given(area=_of(line)) | _given(**{key: line.value(key) for key in ("x", "z", "turn")})
@@ -429,7 +359,7 @@ def _write_add(ops: Sequence[Op], names: Names) -> str | None:
     rooms = names.ids.get("room") or [""]
 
     def of(id: str | None, default: str | None = None) -> str:
-        return "" if id is None or id == default else f"of {spoken_one(id, names)}"
+        return "" if id is None or id == default else f"of {names.short([id])[0]}"
 
     match op:
         case AddRoom() | AddPlot():
@@ -440,8 +370,8 @@ def _write_add(ops: Sequence[Op], names: Names) -> str | None:
                 value = getattr(op, key)
                 return "" if value == default[key].default or (size and key != "h") else f"{key} {value}"
 
-            look = [_unless(op.wall, "white"), _unless(op.floor, "wood"), length("w"), length("h")] if isinstance(op, AddRoom) else [
-                _unless(op.ground, "grass"), length("w")]
+            look = [_unless(op.ground, "grass"), length("w")] if isinstance(op, AddPlot) else [
+                _unless(op.wall, "white"), _unless(op.floor, "wood"), length("w"), length("h")]
             return _joined(*head, size, *look, length("d"), _unless(op.side, default["side"].default), of(op.beside))
         case AddOpening():
             return _joined(*head, op.side, of(op.room, rooms[-1]), *_keys(op, "at", "w", "h", "sill"))
@@ -451,10 +381,6 @@ def _write_add(ops: Sequence[Op], names: Names) -> str | None:
         case Add():
             return _joined(*head, op.colour or "", op.material or "", "" if op.percent == 100 else f"{op.percent}%", of(op.area),
                            *_keys(op, "x", "z", "turn"))
-
-
-def spoken_one(id: str, names: Names) -> str:
-    return names.short([id])[0]
 
 
 def _unless(value: str, default: str) -> str:

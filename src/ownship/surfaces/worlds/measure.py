@@ -54,10 +54,10 @@ def measure(spec: Spec, before: Scene, after: Scene) -> Measured:
         _edited(spec, before, after, found)
     else:
         _made(spec, after, found)
-    wrong = Counter(problem.kind for problem in problems(after))
+    wrong = [str(problem.kind) for problem in problems(after)]
     things = max(len(after.objects), 1)
-    found.physics = max(0.0, 1 - sum(wrong[kind] for kind in _PHYSICS) / things)
-    found.walkability = max(0.0, 1 - sum(wrong[kind] for kind in _WALKING) / things)
+    found.physics = max(0.0, 1 - sum(kind in _PHYSICS for kind in wrong) / things)
+    found.walkability = max(0.0, 1 - sum(kind in _WALKING for kind in wrong) / things)
     return found
 
 

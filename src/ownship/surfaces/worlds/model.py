@@ -14,7 +14,8 @@ from ownship.engine.request import Request, Sampling
 from ownship.gateway import types as gateway
 from ownship.model.chat import Chat, Message
 from ownship.surfaces.worlds import grammar, lines
-from ownship.surfaces.worlds.lines import NOTHING, Misread, Names
+from ownship.surfaces.worlds.lines import NOTHING, Misread
+from ownship.surfaces.worlds.names import Names
 from ownship.surfaces.worlds.prompt import Refused, messages, spoken_in
 from ownship.surfaces.worlds.types import OPS, Scene
 
@@ -95,9 +96,9 @@ async def decide_by_gateway(upstream: gateway.Upstream, model: str, words: str, 
     """The lines that a model behind the gateway decides on. It is told the language and not held to it, so what it says is read
     line by line as it comes; the first line that cannot be read ends it. Raises Refused for such a line, and GatewayError."""
     system, user = messages(words, scene, guide=True)
-    request = gateway.Request(
-        model, (gateway.Message("system", (gateway.Text(system["content"]),)), gateway.Message("user", (gateway.Text(user["content"]),))),
-        max_tokens=_MAX_REPLY, temperature=0.0)
+    shown = (gateway.Message("system", (gateway.Text(system["content"]),)),
+             gateway.Message("user", (gateway.Text(user["content"]),)))
+    request = gateway.Request(model, shown, max_tokens=_MAX_REPLY, temperature=0.0)
     names, said, pending = Names(scene), [], ""
 
     def take(line: str) -> None:

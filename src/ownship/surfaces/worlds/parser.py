@@ -16,7 +16,8 @@ from typing import Literal
 from ownship.surfaces.worlds import grammar, lines
 from ownship.surfaces.worlds.catalogue import COLOURS, KINDS
 from ownship.surfaces.worlds.lexicon import Tag, normal, tags
-from ownship.surfaces.worlds.lines import SIZES, Names
+from ownship.surfaces.worlds.lines import SIZES
+from ownship.surfaces.worlds.names import Names, spoken
 from ownship.surfaces.worlds.types import (
     Add,
     AddOpening,
@@ -38,7 +39,9 @@ from ownship.surfaces.worlds.types import (
     Undo,
 )
 
-_FACING = re.compile(r"\b(?:zum|zur|auf de[nm]|auf die|auf das|to the|at the|towards? the)\b.*\b(?:schau|blick|seh|gerichtet|gewandt|look)", re.I)
+_FACING = re.compile(r"\b(?:zum|zur|auf de[nm]|auf die|auf das|to the|at the|towards? the)\b.*"
+                     r"\b(?:schau|blick|seh|gerichtet|gewandt|look)", re.IGNORECASE)
+_BEFORE_NOUN = ("number", "article", "definite", "not", "colour", "material", "size", "unknown")
 _ALONE = ("against_wall", "in_corner", "aligned", "centred")
 
 
@@ -181,7 +184,7 @@ class _Reader:
                               if isinstance(items[index], Tag) and items[index].sort == "side"  # type: ignore[union-attr]
                               and not any(isinstance(between, _Phrase) for between in items[at + 1 : index])), None)
                 if not item.definite:
-                    self._opening(item, None if found is None else items[found].value)  # type: ignore[union-attr]
+                    self._opening(item, None if found is None else items[found].value)  # type: ignore[union-attr, arg-type]
                 at = found or at
             elif isinstance(item, _Phrase):
                 self._mean(item)
@@ -195,7 +198,8 @@ class _Reader:
             elif item.sort == "colour" and subject is not None and self.scene.objects and set(subject.ids) <= self.looks.keys():
                 self.others += [Recolour(id=id, colour=item.value) for id in subject.ids]
             at += 1
-        if _FACING.search(sentence) and len(before) == 2 and not any(isinstance(item, Tag) and item.sort == "relation" for item in items):
+        related = any(isinstance(item, Tag) and item.sort == "relation" for item in items)
+        if len(before) == 2 and not related and _FACING.search(sentence):
             self._relate("facing", before[0].ids, before[1].ids)
 
     def _relation(self, kind: RelationKind, subject: _Phrase, items: list[_Item], at: int, sentence: str) -> int:
@@ -230,7 +234,8 @@ class _Reader:
             self._relate(kind, subject.ids, of, "viewer" if viewer else "object")
         return end
 
-    def _relate(self, kind: RelationKind, subjects: list[str], of: list[str], frame: Frame = "object", side: Side | None = None) -> None:
+    def _relate(self, kind: RelationKind, subjects: list[str], of: list[str], frame: Frame = "object",
+                side: Side | None = None) -> None:
         needed = {"between": 2, **dict.fromkeys(_ALONE, 0)}.get(kind, 1)
         if len(of) > needed:
             of = of[:needed]
@@ -238,14 +243,14 @@ class _Reader:
             return
         self.others.append(Relate(relation=Relation(kind=kind, subjects=tuple(subjects), of=tuple(of), frame=frame, side=side)))
 
-    def _opening(self, phrase: _Phrase, side: str | None) -> None:
+    def _opening(self, phrase: _Phrase, side: Side | None) -> None:
         rooms = self.names.ids.get("room")
         if not rooms or not phrase.wanted:
             return
         kind: Literal["door", "window"] = "door" if phrase.kind == "door" else "window"
         usual: Side = "south" if kind == "door" else "north"
         for _ in range(min(phrase.count or 1, 4)):
-            op = AddOpening(id=f"{kind}{self.names.next(kind)}", kind=kind, room=rooms[-1], side=side or usual)  # type: ignore[arg-type]
+            op = AddOpening(id=f"{kind}{self.names.next(kind)}", kind=kind, room=rooms[-1], side=side or usual)
             self.adds.append(op)
             self.names.follow(op)
 
@@ -287,7 +292,7 @@ def _phrases(said: Sequence[Tag]) -> list[_Item]:
     while at < len(said):
         end = at
         phrase = _Phrase("")
-        while end < len(said) and said[end].sort in ("number", "article", "definite", "not", "colour", "material", "size", "unknown"):
+        while end < len(said) and said[end].sort in _BEFORE_NOUN:
             tag = said[end]
             match tag.sort:
                 case "number" | "article":
@@ -337,15 +342,15 @@ def decide_randomly(words: str, scene: Scene, seed: object = 0) -> str:
     for _ in range(1 + min(len(normal(words).split()) // 8, 12)):
         things = [kind for kind in names.ids if kind in KINDS]
         if not things or draw.random() < 0.5:
-            line = f"{draw.randint(1, 3)} {lines.spoken(draw.choice(list(KINDS)))}" + (
+            line = f"{draw.randint(1, 3)} {spoken(draw.choice(list(KINDS)))}" + (
                 f" {draw.choice(list(COLOURS))}" if draw.random() < 0.3 else "")
         elif draw.random() < 0.3:
-            line = f"{lines.spoken(draw.choice(things))} {draw.choice(list(COLOURS))}"
+            line = f"{spoken(draw.choice(things))} {draw.choice(list(COLOURS))}"
         else:
-            one = lines.spoken(draw.choice([id for kind in things for id in names.ids[kind]]))
+            one, other = (spoken(draw.choice([id for kind in things for id in names.ids[kind]])) for _ in range(2))
             relation = draw.choice([word for word, kind in lines.WORDS.items() if kind not in ("around", "aligned", "between")])
             alone = lines.WORDS[relation] in _ALONE
-            line = f"{one} {relation}" + ("" if alone else f" {lines.spoken(draw.choice([id for kind in things for id in names.ids[kind]]))}")
+            line = f"{one} {relation}" + ("" if alone else f" {other}")
         for op in lines.read(line, names):
             names.follow(op)
         said.append(line)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from ownship.model.chat import Message
 from ownship.surfaces.worlds.catalogue import COLOURS, KINDS, MATERIALS
 from ownship.surfaces.worlds.lexicon import COUNTED, Tag, mentions_thing, normal, tags
-from ownship.surfaces.worlds.lines import NOTHING, WORDS, kind_of, number_of, spoken
+from ownship.surfaces.worlds.lines import NOTHING, WORDS
+from ownship.surfaces.worlds.names import ids, kind_of, number_of, spoken
 from ownship.surfaces.worlds.types import Language, Scene
 
 SYSTEM = "World"  # for models that have learnt the language: three tokens instead of the default's twenty
@@ -35,7 +36,7 @@ class Refused(Exception):
 def messages(words: str, scene: Scene, guide: bool = False) -> tuple[Message, ...]:
     """The conversation's opening. `guide`: the language is explained, for models that have not learnt it."""
     return opening(words, [(thing.id, thing.colour) for thing in scene.objects],
-                   [thing.id for thing in (*scene.rooms, *scene.plots, *scene.openings, *scene.lights)], guide)
+                   ids(scene)[: -len(scene.objects) or None], guide)
 
 
 def opening(words: str, objects: Sequence[tuple[str, str]], places: Sequence[str], guide: bool = False) -> tuple[Message, ...]:
@@ -57,7 +58,7 @@ def listing(objects: Iterable[tuple[str, str]], places: Iterable[str]) -> str:
             named.append(spoken(kind) if number_of(things[0][0]) == 1 else spoken(things[0][0]))
             continue
         tell = len({colour for _, colour in things}) > 1
-        for colour, run in groupby(things, lambda thing: thing[1] if tell else ""):
+        for colour, run in groupby(things, (lambda thing: thing[1]) if tell else (lambda thing: "")):
             named += [f"{spoken(kind)}{numbers}" + (f" {colour}" if colour else "") for numbers in _ranges(
                 [number_of(id) for id, _ in run])]
     return ", ".join(named)
@@ -77,8 +78,8 @@ def _ranges(numbers: list[int]) -> list[str]:
 
 _ANSWERS: dict[str, dict[Language, str]] = {
     "empty": {"en": "Nothing was said. Say what you would like to see, for example: a small room with two chairs and a table.",
-              "de": "Es wurde nichts gesagt. Sag, was du sehen möchtest, zum Beispiel: ein kleines Zimmer mit zwei Stühlen und einem"
-                    " Tisch."},
+              "de": "Es wurde nichts gesagt. Sag, was du sehen möchtest, zum Beispiel: ein kleines Zimmer mit zwei Stühlen"
+                    " und einem Tisch."},
     "long": {"en": "That is too long: {count:,} characters, and at most {most:,} can be read at once.",
              "de": "Das ist zu lang: {count} Zeichen, und höchstens {most} können auf einmal gelesen werden."},
     "wordless": {"en": "There are no words in it that say what to build.", "de": "Darin sind keine Wörter, die sagen, was gebaut"
@@ -96,8 +97,8 @@ _SOME = ("chair", "table", "bed", "lamp", "tree", "fountain")
 
 def heard(words: str, scene: Scene) -> str:
     """The words without what no one can see, or Refused with the answer: a clear case for which no model needs to be asked."""
-    text = "".join(" " if unicodedata.category(letter)[0] in "CZ" else letter for letter in unicodedata.normalize("NFC", words[:MAX_WORDS]))
-    text = " ".join(text.split())
+    letters = unicodedata.normalize("NFC", words[:MAX_WORDS])
+    text = " ".join("".join(" " if unicodedata.category(letter)[0] in "CZ" else letter for letter in letters).split())
     language = spoken_in(text)
     if not text:
         raise Refused(_ANSWERS["empty"][language])
@@ -110,7 +111,7 @@ def heard(words: str, scene: Scene) -> str:
         if said and said[0].sort == "number" and any(tag.sort == "kind" for tag in said):
             raise Refused(_ANSWERS["negative"][language].format(what=found[0]))
     said = tags(text)
-    for number, thing in zip(said, said[1:], strict=False):
+    for number, thing in pairwise(said):
         if number.sort == "number" and thing.sort == "kind" and int(number.value) > _MOST:
             raise Refused(_ANSWERS["many"][language].format(what=f"{number.text} {thing.text}", most=_MOST))
     if not mentions_thing(said):
@@ -146,10 +147,12 @@ def _noun(said: Sequence[Tag], at: int) -> int | None:
     return next((end for end in range(begin + 1, at + 1) if said[end - 1].sort == "unknown"), None)
 
 
-_GERMAN = frozenset("der die das den dem ein eine einen einem einer und mit ist soll sollen ich bitte mach stell zwei drei vier nicht"
-                    " auf neben von vom zum zur im an rot blau grün weiß schwarz kein keine entferne lösche noch wie mir".split())
-_ENGLISH = frozenset("the a an and with is should i please make put two three four not on next to of in at no remove delete move"
-                     " another red blue green white black facing between room".split())
+_GERMAN = frozenset(
+    """der die das den dem ein eine einen einem einer und mit ist soll sollen ich bitte mach stell zwei drei vier nicht auf neben
+    von vom zum zur im an rot blau grün weiß schwarz kein keine entferne lösche noch wie mir""".split())  # noqa: SIM905
+_ENGLISH = frozenset(
+    """the a an and with is should i please make put two three four not on next to of in at no remove delete move another red blue
+    green white black facing between room""".split())  # noqa: SIM905
 
 
 def spoken_in(words: str) -> Language:

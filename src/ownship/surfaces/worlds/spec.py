@@ -100,8 +100,8 @@ class Spec:
                            of=tuple(sorted(place.get(index, index) for index in item.of)))
 
         edits = [replace(edit, group=place.get(edit.group, edit.group), link=edit.link and link(edit.link)) for edit in self.edits]
-        return repr((self.place, self.size, self.holes, self.night, [self.groups[index] for index in order], sorted(map(link, self.links), key=repr),
-                     sorted(edits, key=repr)))
+        return repr((self.place, self.size, self.holes, self.night, [self.groups[index] for index in order],
+                     sorted(map(link, self.links), key=repr), sorted(edits, key=repr)))
 
     @property
     def level(self) -> int:
@@ -243,7 +243,8 @@ def _indoors(draft: _Draft) -> None:
                 link("between", middle, group("sofa"), group(pick(("fireplace", "tv_stand", "bookcase"))))
         case "under":
             below = pick(("rug", "rug", "basket"))
-            link("under", group(below), group(pick(("table", "coffee_table", "dining_table") if below == "rug" else ("table", "desk"))))
+            bearers = ("table", "coffee_table", "dining_table") if below == "rug" else ("table", "desk")
+            link("under", group(below), group(pick(bearers)))
         case "above":
             if draw.random() < 0.3:
                 link("above", group("ceiling_lamp"), group(pick(("table", "dining_table", "bed"))))
@@ -323,10 +324,7 @@ def _size(draw: random.Random, spec: Spec) -> str | None:
                if not KINDS[group.kind].walkable and KINDS[group.kind].goes[0] == "floor") / 10_000  # m²
     links = [*spec.links, *(edit.link for edit in spec.edits if edit.link is not None)]
     wide = any(link.kind in ("far", "around", "aligned", "between") for link in links)
-    if spec.place == "plot":
-        small, usual = 4.0, 14.0
-    else:
-        small, usual = 1.6, 3.2
+    small, usual = (4.0, 14.0) if spec.place == "plot" else (1.6, 3.2)
     far = any(link.kind == "far" for link in links)
     if far or area > usual or (wide and spec.place == "room" and area > 0.7 * usual):
         return "huge" if area > 2 * usual or (far and spec.place == "room") else "large"
@@ -381,10 +379,14 @@ def _edits(draft: _Draft, count: int) -> tuple[Edit, ...]:
         else:
             taken = {group.colour or KINDS[group.kind].colour}
             found.append(Edit("recolour", index, colour=draw.choice([name for name in COLOURS if name not in taken])))
-    gone = {edit.group for edit in found if edit.change == "remove"}
-    # what is gone can be no reference
-    return tuple(edit if edit.link is None or not gone & set(edit.link.of) else
-                 Edit("recolour", edit.group, colour="red") if edit.change == "relate" else replace(edit, link=None) for edit in found)
+    return tuple(_without(edit, {other.group for other in found if other.change == "remove"}) for edit in found)
+
+
+def _without(edit: Edit, gone: set[int]) -> Edit:
+    """The edit; what is gone can be no reference of its relation."""
+    if edit.link is None or not gone & set(edit.link.of):
+        return edit
+    return Edit("recolour", edit.group, colour="red") if edit.change == "relate" else replace(edit, link=None)
 
 
 def _small(group: Group) -> bool:

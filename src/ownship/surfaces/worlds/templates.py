@@ -23,7 +23,8 @@ NUMBERS: dict[Language, tuple[str, ...]] = {
 
 _INDEFINITE = {"nom": {"der": "ein", "die": "eine", "das": "ein"}, "acc": {"der": "einen", "die": "eine", "das": "ein"},
                "dat": {"der": "einem", "die": "einer", "das": "einem"}}
-_DEFINITE = {"nom": {"der": "der", "die": "die", "das": "das", "": "die"}, "acc": {"der": "den", "die": "die", "das": "das", "": "die"},
+_DEFINITE = {"nom": {"der": "der", "die": "die", "das": "das", "": "die"},
+             "acc": {"der": "den", "die": "die", "das": "das", "": "die"},
              "dat": {"der": "dem", "die": "der", "das": "dem", "": "den"}}
 # Endings of adjectives: without an article that shows the case (ein …), with one (der …), and in the plural behind a number.
 _MIXED = {"nom": {"der": "er", "die": "e", "das": "es"}, "acc": {"der": "en", "die": "e", "das": "es"},
@@ -46,8 +47,8 @@ _DE: dict[RelationKind, tuple[tuple[str, Case], ...]] = {
     "next_to": (("neben", "dat"), ("direkt neben", "dat")), "near": (("nahe bei", "dat"), ("in der Nähe von", "dat")),
     "far": (("weit weg von", "dat"), ("weit entfernt von", "dat")), "left_of": (("links von", "dat"), ("links neben", "dat")),
     "right_of": (("rechts von", "dat"), ("rechts neben", "dat")), "in_front_of": (("vor", "dat"),), "behind": (("hinter", "dat"),),
-    "between": (("zwischen", "dat"),), "facing": (("mit Blick auf", "acc"), ("gerichtet auf", "acc")), "around": (("rund um", "acc"),
-    ("rings um", "acc")), "against_wall": (("an der Wand", "dat"), ("an einer Wand", "dat")),
+    "between": (("zwischen", "dat"),), "facing": (("mit Blick auf", "acc"), ("gerichtet auf", "acc")),
+    "around": (("rund um", "acc"), ("rings um", "acc")), "against_wall": (("an der Wand", "dat"), ("an einer Wand", "dat")),
     "in_corner": (("in einer Ecke", "dat"), ("in der Ecke", "dat")), "aligned": (("in einer Reihe", "dat"), ("in Reihe", "dat")),
     "centred": (("in der Mitte", "dat"), ("mittendrin", "dat"))}
 _SIDES_DE = {"north": "Nordwand", "east": "Ostwand", "south": "Südwand", "west": "Westwand"}
@@ -58,10 +59,12 @@ _PLACES = {
     ("en", "room"): ("room", "living room", "room", "bedroom", "study"), ("en", "plot"): ("garden", "yard", "park", "garden"),
     ("de", "room"): ("der Raum", "das Zimmer", "das Wohnzimmer", "das Schlafzimmer"),
     ("de", "plot"): ("der Garten", "der Park", "der Hof", "der Garten")}
-_SIZES = {"en": {"small": ("small", "tiny", "little"), "large": ("large", "big", "spacious"), "huge": ("huge", "enormous")},
-          "de": {"small": ("klein", "winzig"), "large": ("groß", "geräumig"), "huge": ("riesig", "gewaltig")}}
+_SIZES: dict[Language, dict[str, tuple[str, ...]]] = {
+    "en": {"small": ("small", "tiny", "little"), "large": ("large", "big", "spacious"), "huge": ("huge", "enormous")},
+    "de": {"small": ("klein", "winzig"), "large": ("groß", "geräumig"), "huge": ("riesig", "gewaltig")}}
 _CHATTER = {
-    "en": ("My aunt would love it.", "Thanks in advance!", "Please hurry.", "I have been dreaming of this for years.", "It is for a film.",
+    "en": ("My aunt would love it.", "Thanks in advance!", "Please hurry.", "I have been dreaming of this for years.",
+           "It is for a film.",
            "Nothing fancy.", "We are moving in on Monday.", "Take your time."),
     "de": ("Meine Tante kommt am Montag.", "Vielen Dank im Voraus!", "Bitte beeil dich.", "Davon träume ich schon lange.",
            "Es ist für einen Film.", "Lass dir Zeit.", "Nichts Besonderes.")}
@@ -112,9 +115,10 @@ class _Speaker:
         word = self.word(group.kind)
         # "wooden", not "wood", where there is an adjective
         names = MATERIALS[material].en[:2] if material else ()
-        noun = [*([self.name(colour)] if colour else []), *([names[-1] if material in ("wood", "wool") else names[0]] if names else []),
-                word.one if group.count == 1 else word.many]
-        text = " ".join(noun)
+        noun = [self.name(colour)] if colour else []
+        if names:
+            noun.append(names[-1] if material in ("wood", "wool") else names[0])
+        text = " ".join([*noun, word.one if group.count == 1 else word.many])
         if not definite:
             article = "an" if text[0] in "aeiou" else "a"
             return f"{article if group.count == 1 and self.draw.random() < 0.85 else self.number(group.count)} {text}"
@@ -127,10 +131,8 @@ class _Speaker:
         word = self.word(group.kind)
         gender = word.gender if group.count == 1 else ""
         noun = word.one if group.count == 1 else _dative(word.many) if case == "dat" else word.many
-        if gender:
-            endings = (_WEAK if definite else _MIXED)[case][gender]
-        else:
-            endings = "en" if definite or case == "dat" else "e"
+        plural = "en" if definite or case == "dat" else "e"
+        endings = (_WEAK if definite else _MIXED)[case][gender] if gender else plural
         text = " ".join([*([_declined(self.name(colour), endings)] if colour else []), noun])
         if material:
             text += f" aus {MATERIALS[material].de[0]}"
@@ -205,10 +207,11 @@ class _Speaker:
         listed = _list(parts, " und " if german else " and ", draw)
         sentences = [self._opened(listed)] if opening else self._unopened(listed, len(self.groups))
         if not opening:
-            sentences += [_upper(draw.choice(("es gibt {}.", "dazu {}.") if german else ("there should be {}.", "it has {}.", "add {}."))
-                          .format(self._holes(holes, "acc"))) for holes in self.spec.holes]
+            forms = ("es gibt {}.", "dazu {}.") if german else ("there should be {}.", "it has {}.", "add {}.")
+            sentences += [_upper(draw.choice(forms).format(self._holes(holes, "acc"))) for holes in self.spec.holes]
         if self.spec.night:
-            sentences.append(draw.choice(("Es ist Nacht.", "Es soll Nacht sein.") if german else ("It is night.", "It should be night.")))
+            forms = ("Es ist Nacht.", "Es soll Nacht sein.") if german else ("It is night.", "It should be night.")
+            sentences.append(draw.choice(forms))
         return [*sentences, *map(self._apart, pending), *map(self._unwanted, self.spec.unwanted)]
 
     def _holes(self, holes: Holes, case: Case) -> str:
@@ -272,7 +275,8 @@ class _Speaker:
         word = self.word(kind)
         if self.language == "en":
             return self.draw.choice(("No {} please.", "I do not want any {}.", "But no {}!")).format(word.many)
-        return self.draw.choice(("Bitte k{} {}.", "Ich will k{} {}.", "Aber k{} {}!")).format(_INDEFINITE["acc"][word.gender], word.one)
+        form = self.draw.choice(("Bitte k{} {}.", "Ich will k{} {}.", "Aber k{} {}!"))
+        return form.format(_INDEFINITE["acc"][word.gender], word.one)
 
     # Edits
 
@@ -328,9 +332,11 @@ class _Speaker:
 
 _BIGGER: dict[Language, dict[int, tuple[str, ...]]] = {
     "en": {50: ("make {} half as big", "halve the size of {}"), 80: ("make {} 20% smaller", "make {} 20 percent smaller"),
-           120: ("make {} 20% bigger", "make {} 20 percent larger"), 150: ("make {} 50% bigger", "make {} one and a half times as big")},
+           120: ("make {} 20% bigger", "make {} 20 percent larger"),
+           150: ("make {} 50% bigger", "make {} one and a half times as big")},
     "de": {50: ("mach {} halb so groß", "halbiere {}"), 80: ("mach {} 20 % kleiner", "mach {} um 20 Prozent kleiner"),
-           120: ("mach {} 20 % größer", "mach {} um 20 Prozent größer"), 150: ("mach {} 50 % größer", "mach {} anderthalbmal so groß")}}
+           120: ("mach {} 20 % größer", "mach {} um 20 Prozent größer"),
+           150: ("mach {} 50 % größer", "mach {} anderthalbmal so groß")}}
 
 
 def _declined(adjective: str, ending: str) -> str:

@@ -27,7 +27,7 @@ from ownship.model.chat import Message
 
 PARTS = ("counts", "attributes", "relations", "undisturbed", "physics", "walkability")
 _BATCH = 32
-_LINES = 30  # of a reply: twice what the longest task needs
+_LINES = 24  # of a reply: the longest task needs 17
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,12 @@ class Outcome:
             groups[f"level {task.level}"].append(value)
         return {
             "satisfaction": _rounded(satisfied.mean()), "ci95": [_rounded(bound) for bound in bootstrap(satisfied)],
-            "met_in_full": _rounded(whole / len(satisfied)), "met_ci95": [_rounded(bound) for bound in wilson(whole, len(satisfied))],
+            "met_in_full": _rounded(whole / len(satisfied)),
+            "met_ci95": [_rounded(bound) for bound in wilson(whole, len(satisfied))],
             "solvable": _rounded(np.mean([parts["solvable"] for parts in self.parts])),
             "reward": _rounded(np.mean(self.rewards)),
             "parts": {name: _rounded(np.mean([parts[name] for parts in self.parts])) for name in PARTS},
-            "by": {name: _rounded(np.mean(values)) for name, values in sorted(groups.items(), key=lambda item: (len(item[0]), item[0]))},
+            "by": {name: _rounded(np.mean(groups[name])) for name in sorted(groups, key=lambda name: (len(name), name))},
             "tasks": len(satisfied), "seconds": round(self.seconds, 1)}
 
 
@@ -118,11 +119,12 @@ def decider(name: str, precision: str = "float32") -> Callable[[Sequence[Task]],
         case "scripted":
             return lambda tasks: [parser.decide(task.info["words"], scene_of(task.info["spec"])) for task in tasks]
         case "random":
-            return lambda tasks: [parser.decide_randomly(task.info["words"], scene_of(task.info["spec"]), task.seed) for task in tasks]
+            return lambda tasks: [parser.decide_randomly(task.info["words"], scene_of(task.info["spec"]), task.seed)
+                                  for task in tasks]
     from ownship.engine.engine import serving
     from ownship.model import zoo
-    from ownship.surfaces.worlds.lines import Names
     from ownship.surfaces.worlds.model import decide_all
+    from ownship.surfaces.worlds.names import Names
 
     engine = serving(zoo.resolve(name), precision, max_rows=_BATCH)
     return lambda tasks: decide_all(engine, [(task.messages, Names(scene_of(task.info["spec"]))) for task in tasks], most=_LINES)
@@ -135,10 +137,7 @@ def run(config: Trial) -> dict[str, Any]:
     tasks = held_out(make(config.env), config.n)
     results: dict[str, Any] = {}
     for name in config.deciders:
-        tell = sys.stderr.isatty()
-        outcome = measured(tasks, decider(name, config.precision), config.env,
-                           (lambda done, mean, name=name: print(f"\r{name}: {done} of {len(tasks)}, {mean:.1%}", end="",  # type: ignore[misc]
-                                                                file=sys.stderr)) if tell else None)
+        outcome = measured(tasks, decider(name, config.precision), config.env, _tell if sys.stderr.isatty() else None)
         results[name] = outcome.summary()
         low, high = results[name]["ci95"]
         print(f"\r{name:24} {results[name]['satisfaction']:6.1%} of the requirements (95 % interval {low:.1%} to {high:.1%}),"
@@ -146,6 +145,10 @@ def run(config: Trial) -> dict[str, Any]:
         if config.out is not None:
             _write(config.out, results, name, outcome)
     return results
+
+
+def _tell(done: int, mean: float) -> None:
+    print(f"\r{done} tasks, {mean:.1%} of the requirements", end="", file=sys.stderr)
 
 
 def _write(out: Path, results: dict[str, Any], name: str, outcome: Outcome) -> None:
