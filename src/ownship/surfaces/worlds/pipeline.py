@@ -13,9 +13,10 @@ from dataclasses import replace
 from typing import Any
 
 from ownship.surfaces.worlds.draft import Draft, Refused, draft_of
+from ownship.surfaces.worlds.explain import explain
 from ownship.surfaces.worlds.geometry import EPS, Body, area_of, bodies, opening_body
 from ownship.surfaces.worlds.relations import falls_short
-from ownship.surfaces.worlds.solver import PACE, Stuck, Task, Work, explain, solve
+from ownship.surfaces.worlds.solver import PACE, Stuck, Task, Work, solve
 from ownship.surfaces.worlds.space import clearances, ground, problems
 from ownship.surfaces.worlds.types import (
     OPS,

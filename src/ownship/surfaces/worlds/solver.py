@@ -11,7 +11,7 @@ no clock is read.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ from ownship.surfaces.worlds.space import (
     on_ground,
     within,
 )
-from ownship.surfaces.worlds.types import Conflict, Object, Relation, Requirement, Scene
+from ownship.surfaces.worlds.types import Object, Relation, Requirement, Scene
 from ownship.surfaces.worlds.weigh import comfort, lacking, restrict
 
 if TYPE_CHECKING:
@@ -190,7 +190,25 @@ def _attempt(task: Task, now: Attempt, failed: Counter[str]) -> dict[str, list[O
         things = [thing, *(carry(wanted.thing, thing, child) for child in wanted.carried)]
         done[name] = (wanted, area, things)
         _stand(things, area, name in now.ghosts, now.state)
+    if now.moved or now.number:
+        _settle(done, now, base)
     return {name: things for name, (_, _, things) in done.items()}
+
+
+def _settle(done: dict[str, tuple[Wanted, str, list[Object]]], now: Attempt, base: State) -> None:
+    """Each thing once more, now that all stand: what was placed in a hurry finds a more comfortable place."""
+    now.moved, now.number, now.guide = Counter(), 0, {}
+    bearers = {thing.on for _, _, things in done.values() for thing in things}
+    for name in [name for name in done if name not in bearers]:
+        if now.work.left <= 0:
+            return
+        now.state = base.copy()
+        for other, (_, area, things) in done.items():
+            if other != name:
+                _stand(things, area, other in now.ghosts, now.state)
+        wanted = done[name][0]
+        if (found := find(wanted, now, fine=False)) is not None:
+            done[name] = (wanted, found[1], [found[0], *(carry(wanted.thing, found[0], child) for child in wanted.carried)])
 
 
 def _stand(things: list[Object], area: str, ghost: bool, state: State) -> None:
@@ -331,55 +349,3 @@ def without(task: Task, waived: Iterable[Requirement]) -> Task:
     loose = {requirement.ids[0] for requirement in left_out if requirement.kind == "place"}
     wanted = tuple(replace(w, x=None, y=None, z=None, turn=None) if w.thing.id in loose else w for w in task.wanted)
     return replace(task, wanted=wanted, waived=left_out)
-
-
-def explain(task: Task, stuck: Stuck, seed: int = 0, work: Work | None = None) -> Conflict:
-    """A smallest set of requirements that exclude each other (QuickXplain, Junker 2004: none of them can be left out)."""
-    work = work or Work(4 * PACE)
-    proved = True
-
-    def impossible(asked: Sequence[Requirement], of: Task) -> bool:
-        nonlocal proved
-        if work.left <= 0:  # no time to look: it may be possible
-            proved = False
-            return False
-        share = Work(min(PACE / 4, work.left))
-        before = share.left
-        found = solve(without(of, set(requirements(of)) - set(asked)), seed, share, attempts=2, asked=asked)
-        work.left -= before - share.left + (PACE / 4 if isinstance(found, Stuck) and not found.core else 20_000)
-        proved = proved and (not isinstance(found, Stuck) or bool(found.core))
-        return isinstance(found, Stuck)
-
-    def shrink(kept: list[Requirement], fresh: bool, doubtful: list[Requirement]) -> list[Requirement]:
-        if (fresh and impossible(kept, task)) or not doubtful:
-            return []
-        if len(doubtful) == 1:
-            return doubtful
-        half = len(doubtful) // 2
-        first, second = doubtful[:half], doubtful[half:]
-        late = shrink([*kept, *first], True, second)
-        return [*shrink([*kept, *late], bool(late), first), *late]
-
-    if stuck.core:
-        doubtful = [requirement for requirement in requirements(task) if requirement in stuck.core]
-    else:
-        task = narrow(task, stuck, lambda smaller: impossible(requirements(smaller), smaller))
-        doubtful = requirements(task)
-    found = shrink([], False, doubtful)
-    return Conflict(requirements=tuple(found), proved=proved)
-
-
-def narrow(task: Task, stuck: Stuck, impossible: Callable[[Task], bool]) -> Task:
-    """The task with fewer things that is impossible as well: what failed and what it has to do with, if that is."""
-    for name, _ in stuck.failed.most_common(2):
-        close = {name}
-        for relation in task.hard:
-            names = {*relation.subjects, *relation.of}
-            close |= names if name in names else set()
-        wanted = tuple(wanted for wanted in task.wanted if wanted.thing.id in close)
-        dropped = {wanted.thing.id for wanted in task.wanted} - close
-        hard = tuple(r for r in task.hard if not dropped & {*r.subjects, *r.of})
-        smaller = replace(task, wanted=wanted, hard=hard)
-        if len(wanted) < len(task.wanted) and impossible(smaller):
-            return smaller
-    return task

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from ownship.surfaces.worlds.candidates import Slots, State, Wanted
 from ownship.surfaces.worlds.geometry import (
@@ -25,8 +26,10 @@ from ownship.surfaces.worlds.geometry import (
     overhang,
 )
 from ownship.surfaces.worlds.relations import AROUND, GROUP, direction, falls_short, said_of, to_wall
-from ownship.surfaces.worlds.space import SIDES, ancestors, blocks, collide, fits, may_meet, must_reach
+from ownship.surfaces.worlds.space import SIDES, WALKER, Ground, ancestors, blocks, collide, fits, may_meet, must_reach
 from ownship.surfaces.worlds.types import Relation
+
+ELBOW, ROOMY = 90.0, 30.0  # cm that what others stand around, and what has no back, would like to have free on all sides
 
 
 def restrict(slots: Slots, state: State, hard: Iterable[Relation], obstacles: bool = True) -> int:
@@ -134,6 +137,9 @@ def comfort(slots: Slots, wanted: Wanted, state: State, relations: Iterable[Rela
             nearest = np.minimum.reduce(np.broadcast_arrays(*walls.values()))
             cost += 0.4 * np.maximum(60 - nearest, 0)
     if body.y0 < EPS and not kind.walkable:
+        ringed = any(r.kind == "around" and body.id in r.of for r in relations)
+        if not kind.back and not wanted.old and slots.area in state.grounds:
+            cost += 0.7 * _crowding(body, state.grounds[slots.area], ELBOW if ringed else ROOMY)
         for other in state.things[slots.area][-40:]:  # not in front of what is used from its front
             if other.kind is not None and other.kind.back and must_reach(other):
                 (_, _), (fx, fz) = axes(other.turn)
@@ -147,6 +153,14 @@ def comfort(slots: Slots, wanted: Wanted, state: State, relations: Iterable[Rela
             extra = _wish(relation, body, slots.area, state.known)
             if extra is not None:
                 cost += extra
+
+
+def _crowding(body: Body, ground: Ground, wish: float) -> Any:
+    """By how much less than `wish` is free around it, about: from the distance of its middle to what blocks a walker."""
+    free = ndimage.distance_transform_edt(~ground.blocked) * (ground.xs[1] - ground.xs[0] if len(ground.xs) > 1 else 10)
+    i = np.clip(np.searchsorted(ground.xs, body.x[:, 0]), 0, len(ground.xs) - 1)
+    j = np.clip(np.searchsorted(ground.zs, body.z[0]), 0, len(ground.zs) - 1)
+    return np.maximum(wish + (body.w + body.d) / 4 - WALKER - free[np.ix_(i, j)], 0.0)
 
 
 def _wish(relation: Relation, a: Body, area: str, known: dict[str, Body]) -> Any:
@@ -180,6 +194,8 @@ def _wish(relation: Relation, a: Body, area: str, known: dict[str, Body]) -> Any
         cost = 0.4 * np.abs((a.x - b.x) * along[1] - (a.z - b.z) * along[0]) + 0.5 * np.abs(gap(a, b) - 15)
     elif kind in ("next_to", "near"):
         cost = 0.5 * np.abs(gap(a, b) - 15)
+        if kind == "next_to" and a.kind == b.kind and a.front:  # side by side
+            cost = cost + 0.5 * np.abs(local(b, a.x, a.z)[1]) + 0.5 * between_angles(a.turn, b.turn)
     elif kind == "around":
         cost = 0.5 * np.abs(gap(a, b) - 15)
         placed = [known[name] for name in relation.subjects if name in known and name != a.id]
