@@ -25,6 +25,8 @@ from ownship.recipes.sft import SFT
 from ownship.recipes.tokenizer import TrainTokenizer
 from ownship.serve.command import Serve
 from ownship.store.command import Keys, Usage
+from ownship.studio.command import Studio
+from ownship.surfaces.worlds.command import World
 
 Precision = Literal["float32", "bfloat16", "int8"]
 Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
@@ -100,8 +102,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one verb; returns the exit code: 0 done, 2 the user can mend it, 130 interrupted."""
     verbs: dict[str, Callable[..., Any]] = {
         "demo": Demo, "tokenizer": TrainTokenizer, "pretrain": Pretrain, "sft": SFT, "dpo": DPO, "rl": RL, "eval": Eval,
-        "chat": Chat, "serve": Serve, "keys": Keys, "usage": Usage, "merge": Merge, "models": Models, "envs": Envs, "watch": Live,
-        "report": Report, "plan": Plan, "bench": Bench}
+        "chat": Chat, "serve": Serve, "studio": Studio, "world": World, "keys": Keys, "usage": Usage,
+        "merge": Merge, "models": Models, "envs": Envs, "watch": Live, "report": Report, "plan": Plan, "bench": Bench}
     config = tyro.extras.subcommand_cli_from_dict(
         verbs, prog="ownship", description="Build, teach, rank and ship your own flagship language model.", args=arguments)
     try:
@@ -209,6 +211,14 @@ def _run(config: object) -> int:
                 from ownship.serve import terminal
 
                 terminal.chat(config.model, config.system, config.temperature, config.max_tokens, config.precision)
+            case Studio():
+                from ownship.studio import app as studio
+
+                studio.run(config)
+            case World():
+                from ownship.surfaces.worlds import command as world
+
+                return world.run(config)
             case Merge():
                 _merge(config)
     except Interrupted:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ownship.envs.env import Env
@@ -33,10 +35,17 @@ def _gym(dataset: str, options: dict[str, Any]) -> Env:
     return Gym(dataset, options)
 
 
+def _product(name: str, kind: str, **options: Any) -> Env:
+    # By name: every product is an environment, and products stand above this room, which imports nothing from there.
+    return getattr(importlib.import_module(f"ownship.surfaces.{name}.env"), kind)(**options)
+
+
 ENVS: dict[str, tuple[Callable[..., Env], str]] = {
     "sort": (_sort, "sort `low` to `high` numbers below `below`"),
     "sums": (_sums, "add up `low` to `high` numbers from 1 to `largest`; `worked`: share of solutions with steps"),
     "shop": (_shop, "what `low` to `high` items cost: tools to look up and calculate, in at most `turns` turns; --max-tokens 128"),
+    "worlds": (partial(_product, "worlds", "Worlds"), "build a world of `low` to `high` motifs, or change it (`edits`: share), from"
+               " English or German words (`german`: share)"),
 }
 
 

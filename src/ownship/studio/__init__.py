@@ -1,0 +1,1 @@
+"""The web face of the products: one frame, signed in where it has to be, everything served from here."""

@@ -1,0 +1,1 @@
+"""Worlds: say it, walk in it."""
