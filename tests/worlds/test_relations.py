@@ -106,7 +106,7 @@ SIMPLE = ["next_to", "near", "far", "left_of", "right_of", "in_front_of", "behin
 def test_a_relation_is_what_its_definition_says(kind: str) -> None:
     dice = random.Random(kind)
     found = {True: 0, False: 0}
-    for _ in range(700):
+    for _ in range(400):
         names = dice.sample(FLOOR, 4)
         things = [a_thing(dice, name + "1") for name in names]
         if dice.random() < 0.6:  # so that it holds often enough: near each other, near walls, in line
@@ -133,12 +133,12 @@ def test_a_relation_is_what_its_definition_says(kind: str) -> None:
         expected = said(kind, subjects, of, frame)
         assert (measured <= 1e-6) == expected, (relation, things, measured)
         found[expected] += 1
-    assert min(found.values()) >= 25, found
+    assert min(found.values()) >= 12, found
 
 
 def test_gaps_and_overlaps_of_turned_things_are_those_of_shapely() -> None:
     dice = random.Random(1)
-    for _ in range(800):
+    for _ in range(300):
         a, b = a_thing(dice, "sofa1"), a_thing(dice, "table1")
         pa, pb = polygon(a), polygon(b)
         assert float(gap(object_body(a), object_body(b))) == pytest.approx(pa.distance(pb), abs=1e-6)

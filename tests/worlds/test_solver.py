@@ -108,7 +108,7 @@ def test_a_door_stays_reachable() -> None:
     assert apply(scene, [Add(id="sofa1", kind="sofa")]).conflict is None  # along a wall it may
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_cp_sat_never_rules_out_what_can_be_placed(seed: int) -> None:
     """Random tasks that placement solved are possible for the model too: it asks for less, never for more."""
     dice = random.Random(seed)
@@ -118,7 +118,7 @@ def test_cp_sat_never_rules_out_what_can_be_placed(seed: int) -> None:
              "centred", "around", "between", "aligned", "above", "under"]  # fmt: skip
     scene = a_room(620, 560, an_object("fireplace1", 0, -250), an_object("stool1", 150, 100, 33))
     tried = 0
-    while tried < 6:
+    while tried < 4:
         relations = []
         for _ in range(3):
             kind = dice.choice(kinds)

@@ -1,7 +1,7 @@
-"""HTTP/1.1 to one server over connections that are kept: httpx's transport for what the gateway does all day.
+"""HTTP/1.1 to one server over connections that are kept: what the gateway does all day.
 
-httpx's own looks at every connection of its pool for every request and asks the system about each idle one: 2 ms a request with 64
-connections, and more with more. This one takes the connection that was used last. The parsing is llhttp's, as it is in uvicorn.
+httpx looks at every connection of its pool for every request and asks the system about each idle one: 2 ms a request with 64
+connections, and more with more. Here the connection that was used last is taken. The parsing is llhttp's, as it is in uvicorn.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from functools import cache
 from typing import Any
 
@@ -22,6 +22,15 @@ _MAX_HEAD = 64 << 10  # bytes of a reply's headers
 _AHEAD = 256 << 10  # bytes of a reply that are read before anybody asks for them
 
 
+def head(url: httpx.URL, headers: Iterable[tuple[str, str]]) -> bytes:
+    """The beginning of a POST. Raises ValueError for a header that would end its line."""
+    lines = [f"POST {url.raw_path.decode('ascii')} HTTP/1.1", f"host: {url.netloc.decode('ascii')}",
+             *(f"{name}: {value}" for name, value in headers)]
+    if any("\n" in line or "\r" in line for line in lines):
+        raise ValueError("a header with a line's end in it")
+    return "".join(f"{line}\r\n" for line in lines).encode("latin-1")
+
+
 @cache
 def _trust() -> ssl.SSLContext:
     context = httpx.create_ssl_context()
@@ -29,9 +38,8 @@ def _trust() -> ssl.SSLContext:
     return context
 
 
-class Connections(httpx.AsyncBaseTransport):
-    """To the server of `url`. As many connections as there are requests at once; `request.extensions["timeout"]` holds seconds to
-    connect and seconds without a byte (`read`). Raises httpx's own errors."""
+class Connections:
+    """To the server of `url`. As many connections as there are requests at once. Raises httpx's errors."""
 
     def __init__(self, url: httpx.URL) -> None:
         self._host, self._ssl = url.host, url.scheme == "https"
@@ -39,20 +47,16 @@ class Connections(httpx.AsyncBaseTransport):
         self._idle: deque[_Connection] = deque()  # the one used last at the right end
         self._reaper: asyncio.TimerHandle | None = None
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        head = [b"%b %b HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path),
-                *(b"%b: %b" % pair for pair in request.headers.raw)]
-        if any(b"\n" in line or b"\r" in line for line in head):
-            raise httpx.LocalProtocolError("a header with a line's end in it")
-        timeouts = request.extensions["timeout"]
-        connection = self._kept() or await self._connect(timeouts["connect"])
-        reply = connection.ask(b"\r\n".join(head) + b"\r\n\r\n" + request.content, timeouts["read"])
+    async def post(self, head: bytes, body: bytes, connect: float, silence: float) -> Reply:
+        """The reply, once its headers are there. `head` is that of `head()`; `connect` in seconds, and `silence` without a byte."""
+        connection = self._kept() or await self._connect(connect)
+        reply = connection.ask(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body), silence)
         try:
             await reply.begun()
         except BaseException:
             reply.drop()
             raise
-        return httpx.Response(reply.status, headers=reply.headers, stream=reply)
+        return reply
 
     async def aclose(self) -> None:
         if self._reaper is not None:
@@ -95,12 +99,13 @@ class Connections(httpx.AsyncBaseTransport):
             self._reaper = first.loop.call_at(first.touched + _KEPT, self._reap)
 
 
-class Reply(httpx.AsyncByteStream):
-    """One reply: its head, then its body as it comes. Its connection goes back to the pool when the last byte is there."""
+class Reply:
+    """One reply: its head (names of headers in small letters), then its body as it comes. Its connection goes back to the pool when
+    the last byte is there."""
 
     def __init__(self, connection: _Connection, silence: float) -> None:
-        self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
+        self.status_code = 0
+        self.headers: dict[str, str] = {}
         self.headed = self.whole = False
         self.error: Exception | None = None
         self._connection, self._silence = connection, silence
@@ -266,19 +271,18 @@ class _Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._reply is not None and not self._reply.headed:  # else a trailer
-            self._reply.headers.append((name, value))
+            self._reply.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         reply = self._reply
         if reply is None or reply.headed:
             return
-        reply.status = self._parser.get_status_code()
-        self._interim = reply.status < 200
+        reply.status_code = self._parser.get_status_code()
+        self._interim = reply.status_code < 200
         if self._interim:
             reply.headers.clear()
             return
-        names = {name.lower() for name, _ in reply.headers}
-        self._until_end = not names & {b"content-length", b"transfer-encoding"}
+        self._until_end = not reply.headers.keys() & {"content-length", "transfer-encoding"}
         reply.head()
 
     def on_body(self, data: bytes) -> None:

@@ -30,6 +30,7 @@ class Breaker:
         self.probing = False
         self._calls: deque[tuple[float, bool]] = deque(maxlen=_REMEMBERED)
         self._generation = 0
+        self._failed = float("-inf")  # when a call last failed
 
     def wait(self, now: float) -> float:
         """Seconds until a call may be made; 0 is now."""
@@ -52,6 +53,10 @@ class Breaker:
             self._turn(None if ok else now)
             return
         self._calls.append((now, ok))
+        if not ok:
+            self._failed = now
+        if self._failed <= now - self.settings.window:  # nothing to judge, as nearly always
+            return
         recent = [good for at, good in self._calls if at > now - self.settings.window]
         if len(recent) >= self.settings.minimum and recent.count(False) >= self.settings.rate * len(recent):
             self._turn(now)

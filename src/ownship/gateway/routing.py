@@ -111,7 +111,7 @@ class Router:
         """The reply; `trace` (of `Trace(plan.asked)`) is written as it goes. `deadline` is on `time.monotonic`."""
         candidates = []
         for route, after in plan.routes:
-            request = replace(plan.request, model=route.model)
+            request = plan.request if plan.request.model == route.model else replace(plan.request, model=route.model)
             if plan.bounded and (request.max_tokens or 0) >= REPLY and self.config.upstreams[route.upstream].engine is not None:
                 request = replace(request, max_tokens=None)  # the engine's own bound is less, and minds the room there is
             candidates.append(

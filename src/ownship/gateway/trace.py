@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -57,8 +57,7 @@ class Trace:
 
     def record(self) -> dict[str, Any]:
         """For the log, as JSON takes it; times to the millisecond."""
-        record = asdict(self)
-        del record["began"]
-        for row in (*record["attempts"], *record["tools"]):
-            row.update({key: round(value, 3) for key, value in row.items() if isinstance(value, float)})
-        return record
+        rows = {kind: [{key: round(value, 3) if isinstance(value, float) else value for key, value in vars(row).items()}
+                       for row in found] for kind, found in (("attempts", self.attempts), ("tools", self.tools))}
+        return {"asked": self.asked, "why": self.why, "model": self.model, "upstream": self.upstream,
+                "skipped": [*self.skipped], **rows}

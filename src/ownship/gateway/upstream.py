@@ -16,7 +16,7 @@ import httpx
 from ownship.errors import UserError
 from ownship.gateway import failure, sse, to_chat, to_completions, to_messages, to_responses
 from ownship.gateway.codec import Dialect
-from ownship.gateway.connections import Connections, Reply
+from ownship.gateway.connections import Connections, Reply, head
 from ownship.gateway.reply import close
 from ownship.gateway.types import Event, GatewayError, Image, Request, Text, ToolCall, ToolResult, Used, Wire
 from ownship.gateway.within import within
@@ -81,7 +81,7 @@ class HTTPUpstream:
             headers["authorization"] = f"Bearer {key}"
         self._urls = {path: httpx.URL(self.base_url + path) for path in (self.dialect.PATH, to_messages.COUNT_PATH)}
         self._headers = list(headers.items())
-        self._timeouts = {"timeout": {"connect": _CONNECT, "read": silence, "write": silence, "pool": None}}
+        self._heads = {path: head(url, self._headers) for path, url in self._urls.items()}
         # a transport without httpx's client: cookies, redirects and hooks take longer than the rest, and none of them is wanted (a
         # redirect could carry the key elsewhere)
         proxy = _proxy(url)
@@ -127,12 +127,10 @@ class HTTPUpstream:
         return request if self.model is None else replace(request, model=self.model)
 
     @asynccontextmanager
-    async def _open(self, path: str, body: Any, deadline: float | None) -> AsyncIterator[httpx.Response]:
+    async def _open(self, path: str, body: Any, deadline: float | None) -> AsyncIterator[httpx.Response | Reply]:
         """A reply of status 200 whose body has not been read."""
         try:
-            built = httpx.Request("POST", self._urls[path], headers=self._headers, content=sse.dumps(body),
-                                  extensions=self._timeouts)
-            response = await self._within(self._transport.handle_async_request(built), deadline)
+            response: httpx.Response | Reply = await self._within(self._post(path, sse.dumps(body)), deadline)
         except httpx.TimeoutException:
             raise GatewayError(504, "timeout", "the upstream did not answer in time") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -146,7 +144,14 @@ class HTTPUpstream:
         finally:
             await response.aclose()
 
-    async def _refused(self, response: httpx.Response, deadline: float | None) -> GatewayError:
+    async def _post(self, path: str, body: bytes) -> httpx.Response | Reply:
+        if isinstance(self._transport, Connections):
+            return await self._transport.post(self._heads[path], body, _CONNECT, self.silence)
+        timeouts = {"timeout": {"connect": _CONNECT, "read": self.silence, "write": self.silence, "pool": None}}
+        return await self._transport.handle_async_request(
+            httpx.Request("POST", self._urls[path], headers=self._headers, content=body, extensions=timeouts))
+
+    async def _refused(self, response: httpx.Response | Reply, deadline: float | None) -> GatewayError:
         try:
             body = sse.loads(await self._whole(response, _MAX_REFUSAL, deadline))
         except (ValueError, GatewayError):
@@ -157,7 +162,7 @@ class HTTPUpstream:
                                 error.retry_after)
         return error
 
-    async def _events(self, response: httpx.Response, request: Request, deadline: float | None) -> AsyncIterator[Event]:
+    async def _events(self, response: httpx.Response | Reply, request: Request, deadline: float | None) -> AsyncIterator[Event]:
         parser, reader, started = self.dialect.parser(request), sse.Reader(), False
         async with aclosing(self._chunks(response, self.max_reply, deadline)) as chunks:
             async for chunk in chunks:
@@ -170,21 +175,20 @@ class HTTPUpstream:
                         started = True
                         yield event
                         if isinstance(event, Used):
-                            if isinstance(response.stream, Reply):
-                                response.stream.spare()
+                            if isinstance(response, Reply):
+                                response.spare()
                             return
         if not started:
             raise failure.broken_off()
         for event in parser.end():
             yield event
 
-    async def _whole(self, response: httpx.Response, limit: int, deadline: float | None) -> bytes:
+    async def _whole(self, response: httpx.Response | Reply, limit: int, deadline: float | None) -> bytes:
         async with aclosing(self._chunks(response, limit, deadline)) as chunks:
             return b"".join([chunk async for chunk in chunks])
 
-    async def _chunks(self, response: httpx.Response, limit: int, deadline: float | None) -> AsyncGenerator[bytes, None]:
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        size, chunks = 0, aiter(response.stream)
+    async def _chunks(self, response: httpx.Response | Reply, limit: int, deadline: float | None) -> AsyncGenerator[bytes, None]:
+        size, chunks = 0, aiter(response) if isinstance(response, Reply) else response.aiter_raw()
         try:
             while True:
                 try:

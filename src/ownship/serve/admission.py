@@ -7,6 +7,7 @@ import re
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import cast, get_args
 
 from ownship.gateway.config import REACH, Privacy
@@ -88,6 +89,7 @@ class Admission:
         return self._models[key.models]
 
 
+@lru_cache(64)
 def loopback(host: str) -> bool:
     """Is this an address that only this machine reaches?"""
     with suppress(ValueError):

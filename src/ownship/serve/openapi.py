@@ -26,7 +26,7 @@ def document(bodies: Mapping[str, tuple[str, type[BaseModel]]], reads: Mapping[s
         schema = model.model_json_schema(ref_template=f"#/components/schemas/{prefix}{{model}}")
         schemas |= {prefix + name: each for name, each in schema.pop("$defs", {}).items()}
         if models and "model" in schema["required"]:
-            schema["properties"]["model"] = {"type": "string", "enum": models}
+            schema["properties"]["model"] |= {"examples": models}
         schemas[prefix] = schema
         content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
         if path in streams:

@@ -177,7 +177,7 @@ def opening_body(opening: Opening, room: Room, depth: float = WALL, inside: bool
 def bodies(scene: Scene) -> dict[str, Body]:
     """Everything that a relation may name."""
     rooms = {room.id: room for room in scene.rooms}
-    found = {area.id: area_body(area) for area in (*scene.rooms, *scene.plots)}
+    found = {room.id: area_body(room) for room in scene.rooms} | {plot.id: area_body(plot) for plot in scene.plots}
     found |= {o.id: opening_body(o, rooms[o.room]) for o in scene.openings if o.room in rooms}
     return found | {thing.id: object_body(thing) for thing in scene.objects}
 
