@@ -48,9 +48,10 @@ def evaluated(folder: Path, model: str, arguments: str, *more: str, tasks: tuple
     for file in (Path(__file__).parent / "tasks").iterdir():
         (folder / "tasks" / file.name).write_text(file.read_text().replace("FOLDER", "tasks"))
     out = folder / model
+    names = ",".join(f"ownship_{task}" for task in tasks)
     done = subprocess.run(
-        [venv("lm-eval"), "-m", "lm_eval", "run", "--model", model, "--model_args", arguments, "--tasks",
-         ",".join(f"ownship_{task}" for task in tasks), "--include_path", "tasks", "--output_path", str(out), "--log_samples", *more],
+        [venv("lm-eval"), "-m", "lm_eval", "run", "--model", model, "--model_args", arguments, "--tasks", names, "--include_path",
+         "tasks", "--output_path", str(out), "--log_samples", *more],
         cwd=folder, capture_output=True, text=True, timeout=1500, env=clean(folder))
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-4000:]
     found: Samples = {}
