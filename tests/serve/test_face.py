@@ -13,13 +13,15 @@ from typing import Any
 import openai
 import pytest
 from scripted import Scripted
-from stage import HELLO, HTTP, over, tables
+from stage import HELLO, HTTP, eventually, over, serving, tables
 
 from ownship.gateway.config import parse
 from ownship.gateway.mcp import Toolbox
+from ownship.gateway.routing import Router
 from ownship.gateway.types import Event, Finished, Request, Started, TextDelta, ToolDelta, ToolResult, Usage, Used
+from ownship.gateway.upstreams import build, single
 from ownship.serve import replies
-from ownship.serve.app import Limits
+from ownship.serve.app import Limits, create
 
 WORDS: list[Event] = [Started("theirs", 5), TextDelta(0, "Hello"), Finished(0, "stop"), Used(Usage(5, 2))]
 SERVER = """
@@ -158,3 +160,18 @@ def test_labels_of_tasks_choose() -> None:
         create: Any = stage.openai().chat.completions.create
         assert create(model="ownship/auto", messages=HELLO).model == "a"
         assert create(model="ownship/auto", messages=HELLO, extra_headers={"x-ownship-task": "code"}).model == "b"
+
+
+def test_a_model_that_is_loading_or_cannot_be_is_a_503() -> None:
+    config = single("/no/such/model", "a")
+    with serving(create(Router(config, build(config)))) as stage:
+        for state in ("loading", "failed"):
+            eventually(lambda state=state: HTTP.get(f"{stage.url}/ready").json()["engines"]["engine"]["state"] == state)
+            for stream in (False, True):
+                said = stage.post("/v1/chat/completions", {"model": "a", "messages": HELLO, "stream": stream})
+                assert said.status_code == 503 and int(said.headers["retry-after"]) >= 1
+                assert said.json()["error"]["code"] == "model_not_ready"
+            ready = HTTP.get(f"{stage.url}/ready")
+            assert ready.status_code == 503 and HTTP.get(f"{stage.url}/health").status_code == 200
+            assert stage.post("/tokenize", {"prompt": "x"}).status_code == 503
+        assert "no such model" in said.json()["error"]["message"]

@@ -34,7 +34,7 @@ def test_a_job_tells_how_far_it_is_and_leaves_a_result(jobs: Jobs) -> None:
         return 7
 
     async def follow(job: Job) -> list[str]:
-        return [event["line"] async for event in job.follow() if event is not None]
+        return [event["line"] async for event in job.follow() if event is not None and "line" in event]
 
     job = jobs.put(work)
     assert asyncio.run(follow(job)) == list("01234") and job.state == "done" and job.result == 7

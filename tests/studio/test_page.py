@@ -136,7 +136,7 @@ def test_two_users_do_not_see_each_other_and_one_user_comes_back(browser: Any, u
         tab.close()
 
 
-@pytest.mark.parametrize(("width", "height", "touch"), [(960, 600, False), (390, 844, True), (320, 640, True)])
+@pytest.mark.parametrize(("width", "height", "touch"), [(960, 600, False), (360, 740, True)])
 def test_dark_and_light_on_desktop_and_phone(browser: Any, url: str, width: int, height: int, touch: bool) -> None:
     size = {"width": width, "height": height}
     tab = Tab(browser, url, viewport=size, color_scheme="dark", has_touch=touch, is_mobile=touch).open()

@@ -16,8 +16,9 @@ class Studio:
     """0 takes a free one."""
     host: str = "127.0.0.1"
     """The address to listen at. Beyond loopback everybody signs in with a key (ownship keys create NAME)."""
-    model: str = "smollm2-135m-instruct"
-    """Who decides: a zoo name, a folder, a .gguf file or a hub name; or "scripted", the parser without a model."""
+    model: str = "scripted"
+    """Who decides: "scripted" is the parser without a model; else a model that has learnt worlds (a folder, a .gguf file, a zoo or
+    hub name). One that has not says valid things, but hardly what was meant."""
     gateway: Path | None = None
     """A gateway.toml: --model is then one of its models."""
     sign_in: bool = False

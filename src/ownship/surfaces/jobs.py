@@ -175,8 +175,8 @@ class Jobs:
                 job = self._queue.popleft()
                 self._running.append(job)
                 job.state = "running"
-            job._tell()
             try:
+                job.note({"state": "running"})
                 job.result = job.work(job)
             except Cancelled:
                 job.end("cancelled")

@@ -139,12 +139,11 @@ def _engine(name: str) -> Decide:
     from ownship.model import zoo
     from ownship.surfaces.worlds import model
 
-    engine = serving(zoo.resolve(name))
-    guide = name in zoo.ZOO  # models as they come have not learnt the language of ops
+    engine = serving(zoo.resolve(name), "float32")
 
     def decide(words: str, scene: Scene, note: Callable[[str], None]) -> str:
         with _ENGINE:
-            return model.decide(engine, words, scene, note, guide)
+            return model.decide(engine, words, scene, note)
 
     return decide
 

@@ -28,8 +28,9 @@ class World:
     """Begin with this scene (a .json) instead of nothing: the words change it."""
     language: Literal["en", "de"] | None = None
     """Of the description; by default that of the words."""
-    model: str = "smollm2-135m-instruct"
-    """Who decides: a zoo name, a folder, a .gguf file or a hub name; or "scripted", the parser without a model."""
+    model: str = "scripted"
+    """Who decides: "scripted" is the parser without a model; else a model that has learnt worlds (a folder, a .gguf file, a zoo or
+    hub name). One that has not says valid things, but hardly what was meant."""
     gateway: Path | None = None
     """A gateway.toml: --model is then one of its models."""
     seed: int = 0
