@@ -27,6 +27,7 @@ from ownship.serve.command import Serve
 from ownship.store.command import Keys, Usage
 from ownship.studio.command import Studio
 from ownship.surfaces.worlds.command import World
+from ownship.surfaces.worlds.recipe import WorldTrain
 
 Precision = Literal["float32", "bfloat16", "int8"]
 Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
@@ -102,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one verb; returns the exit code: 0 done, 2 the user can mend it, 130 interrupted."""
     verbs: dict[str, Callable[..., Any]] = {
         "demo": Demo, "tokenizer": TrainTokenizer, "pretrain": Pretrain, "sft": SFT, "dpo": DPO, "rl": RL, "eval": Eval,
-        "chat": Chat, "serve": Serve, "studio": Studio, "world": World, "keys": Keys, "usage": Usage,
+        "chat": Chat, "serve": Serve, "studio": Studio, "world": World, "world-train": WorldTrain, "keys": Keys, "usage": Usage,
         "merge": Merge, "models": Models, "envs": Envs, "watch": Live, "report": Report, "plan": Plan, "bench": Bench}
     config = tyro.extras.subcommand_cli_from_dict(
         verbs, prog="ownship", description="Build, teach, rank and ship your own flagship language model.", args=arguments)
@@ -215,6 +216,10 @@ def _run(config: object) -> int:
                 from ownship.studio import app as studio
 
                 studio.run(config)
+            case WorldTrain():
+                from ownship.surfaces.worlds import recipe
+
+                recipe.run(config)
             case World():
                 from ownship.surfaces.worlds import command as world
 
