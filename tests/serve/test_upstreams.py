@@ -198,6 +198,16 @@ def test_nobody_there() -> None:
     assert error.value.status_code == 502
 
 
+def test_a_whole_reply_may_take_longer_than_a_first_token() -> None:
+    def thinks(line: socket.socket, number: int, stream: bool) -> None:
+        time.sleep(1.5)
+        good(line, stream)
+
+    with upstream(thinks) as (url, seen), before(url) as stage:
+        assert stage.openai().chat.completions.create(model="a", messages=HELLO).choices[0].message.content == "Hello"
+        assert len(seen) == 1
+
+
 def test_a_full_queue_is_told_at_once() -> None:
     release = threading.Event()
 

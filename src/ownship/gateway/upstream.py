@@ -93,7 +93,9 @@ class HTTPUpstream:
     async def stream(self, request: Request, deadline: float | None = None) -> AsyncIterator[Event]:
         asked = self._named(request)
         body = self.dialect.body(asked)
-        async with self._open(self.dialect.PATH, body, deadline) as response:
+        # a reply that comes whole is silent while it is thought out, and may take as long as the request may
+        silence = self.silence if asked.stream or deadline is None else max(self.silence, deadline - time.monotonic())
+        async with self._open(self.dialect.PATH, body, deadline, silence) as response:
             kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind == "text/event-stream":
                 async for event in self._events(response, asked, deadline):
@@ -127,10 +129,12 @@ class HTTPUpstream:
         return request if self.model is None else replace(request, model=self.model)
 
     @asynccontextmanager
-    async def _open(self, path: str, body: Any, deadline: float | None) -> AsyncIterator[httpx.Response | Reply]:
+    async def _open(self, path: str, body: Any, deadline: float | None,
+                    silence: float | None = None) -> AsyncIterator[httpx.Response | Reply]:
         """A reply of status 200 whose body has not been read."""
         try:
-            response: httpx.Response | Reply = await self._within(self._post(path, sse.dumps(body)), deadline)
+            posted = self._post(path, sse.dumps(body), self.silence if silence is None else silence)
+            response: httpx.Response | Reply = await self._within(posted, deadline)
         except httpx.TimeoutException:
             raise GatewayError(504, "timeout", "the upstream did not answer in time") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -144,10 +148,10 @@ class HTTPUpstream:
         finally:
             await response.aclose()
 
-    async def _post(self, path: str, body: bytes) -> httpx.Response | Reply:
+    async def _post(self, path: str, body: bytes, silence: float) -> httpx.Response | Reply:
         if isinstance(self._transport, Connections):
-            return await self._transport.post(self._heads[path], body, _CONNECT, self.silence)
-        timeouts = {"timeout": {"connect": _CONNECT, "read": self.silence, "write": self.silence, "pool": None}}
+            return await self._transport.post(self._heads[path], body, _CONNECT, silence)
+        timeouts = {"timeout": {"connect": _CONNECT, "read": silence, "write": silence, "pool": None}}
         return await self._transport.handle_async_request(
             httpx.Request("POST", self._urls[path], headers=self._headers, content=body, extensions=timeouts))
 
