@@ -89,6 +89,7 @@ def run(command: Command) -> None:
     except (OSError, OverflowError) as error:
         raise UserError(f"{command.host}:{command.port} cannot be taken ({error}); choose another --port (0: a free one)") from None
     studio = Studio(command.model, Jobs(), command.gateway)
+    app = Door(create(studio), store)  # before the address is told: a model that cannot be had is told instead
     scheme = "https" if command.tls_cert else "http"
     host = f"[{command.host}]" if ":" in command.host else command.host
     print(f"the studio is at {scheme}://{host}:{listener.getsockname()[1]}   (Ctrl-C ends it)", flush=True)
@@ -96,7 +97,6 @@ def run(command: Command) -> None:
         print("keys and worlds go over the network in the clear: give --tls-cert and --tls-key, or put a TLS proxy in front",
               flush=True)
     tls: dict[str, Any] = {"ssl_certfile": command.tls_cert, "ssl_keyfile": command.tls_key} if command.tls_cert else {}
-    app = Door(create(studio), store)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3, ws_max_size=1 << 20, **tls))
     try:
         with contextlib.suppress(KeyboardInterrupt):

@@ -55,7 +55,9 @@ def page(studio: Studio, session: Session) -> None:
 
 
 def routes(studio: Studio) -> APIRouter:
-    """The page's own files, each from the desk of the one who asks; and the product's API."""
+    """The page's own files, each from the desk of the one who asks; and the product's API. Raises UserError if the model cannot be
+    had."""
+    build.ready(studio.model, studio.gateway)
     router = APIRouter()
 
     @router.get("/worlds/parts/{number}.glb")
