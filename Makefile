@@ -6,6 +6,7 @@
 # make bench-peers, make bench-decode    sets other engines up; measures ours beside them    (ARGS="--peers ownship vllm")
 # make bench-train    training beside what people use
 # make bench-plan    what `ownship plan` says of this machine beside what runs take
+# make bench-worlds, make bench-studio    placing things; what a frame of the 3-D view costs
 # make bench-health, make bench-precision    is the server awake while it works; what each precision costs and gives
 MINUTES ?= 15
 PYTHON ?= python3
@@ -19,14 +20,14 @@ LLAMACPP := $(if $(shell grep -s -m1 avx512_bf16 /proc/cpuinfo),-DGGML_NATIVE=OF
   -DGGML_AVX512=ON -DGGML_AVX512_VBMI=ON -DGGML_AVX512_VNNI=ON -DGGML_AVX512_BF16=ON,-DGGML_NATIVE=ON) \
   -DGGML_AMX_TILE=OFF -DGGML_AMX_INT8=OFF -DGGML_AMX_BF16=OFF -DLLAVA_BUILD=OFF
 
-.PHONY: demo test test-vllm test-clients bench-gateway setup check bench-peers bench-decode bench-health bench-precision bench-train bench-plan clean
+.PHONY: demo test test-vllm test-clients bench-gateway setup check bench-peers bench-decode bench-health bench-precision bench-train bench-plan bench-worlds bench-studio clean
 .DELETE_ON_ERROR:
 
 demo: .venv/ready
 	@.venv/bin/ownship demo --minutes $(MINUTES)
 
 test: .venv/ready-dev check
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest -n 2 --dist loadfile
 
 test-vllm: .venv/ready-dev $(BENCH)/vllm/ready
 	@OWNSHIP_VLLM=$(abspath $(BENCH)/vllm) .venv/bin/python -m pytest tests/vllm_server
@@ -95,8 +96,11 @@ bench-gateway: .venv/ready-dev $(BENCH)/litellm/ready
 bench-decode: .venv/ready-dev
 	@.venv/bin/python bench/decode.py $(ARGS)
 
-bench-health bench-precision bench-train bench-plan: bench-%: .venv/ready-dev
+bench-health bench-precision bench-train bench-plan bench-worlds: bench-%: .venv/ready-dev
 	@.venv/bin/python bench/$*.py $(ARGS)
+
+bench-studio: .venv/ready-dev
+	@.venv/bin/python bench/studio_view.py $(ARGS)
 
 clean:
 	rm -rf .venv

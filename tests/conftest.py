@@ -7,6 +7,8 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported: no test may depend on the network
 os.environ.setdefault("TQDM_DISABLE", "1")
 
+import gc
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,6 +25,13 @@ torch.set_num_threads(1)  # beside other work on two cores, threads wait for eac
 
 TINY = LlamaConfig(vocab_size=264, hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=6,
                    num_key_value_heads=2, head_dim=8, max_position_embeddings=256, eos_token_ids=(257,))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tidy() -> Iterator[None]:
+    """Engines that only the collector finds hold 2 GB of address space each: beyond a machine's memory no process can be forked."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

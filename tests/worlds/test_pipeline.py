@@ -222,3 +222,11 @@ def test_two_rooms_share_a_door_and_a_house_opens_into_its_garden() -> None:
     assert {opening.id: opening.to for opening in scene.openings} == {"door1": "plot1", "door2": "room2"}
     gone = apply(scene, [Remove(id="room2")]).scene
     assert [opening.to for opening in gone.openings if opening.id == "door2"] == ["plot1"]
+
+
+def test_a_path_does_not_run_through_a_room() -> None:
+    """It may meet things, so it was allowed to meet walls."""
+    history, _ = advance(History(), [AddRoom(id="room1", w=370, d=424), AddPlot(id="plot1", w=830, d=638)])
+    for turn in (0, 45, 90, 130):
+        result = apply(history.scene, [Add(id="path1", kind="path", turn=turn)], seconds=0.01)
+        assert problems(result.scene) == []

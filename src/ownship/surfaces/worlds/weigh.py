@@ -14,12 +14,14 @@ from ownship.surfaces.worlds.geometry import (
     EPS,
     INWARD,
     Body,
+    Number,
     angle,
     area_of,
     axes,
     bearing,
     between_angles,
     bounds,
+    depth,
     gap,
     local,
     outside,
@@ -51,7 +53,7 @@ def restrict(slots: Slots, state: State, hard: Iterable[Relation], obstacles: bo
             allowed &= np.asarray(short) <= EPS
             work += 4 * allowed.size
     for wall in state.walls.get(slots.area, []):
-        _take_out(slots, wall, collide, True)
+        _take_out(slots, wall, _overlap, True)  # a path may meet things, but no room
     for opening, zone in state.clear[slots.area]:
         if bearer.sort != "object" and opening.id in state.known:
             _take_out(slots, zone, blocks, body.kind is not None and not body.kind.walkable)
@@ -61,6 +63,10 @@ def restrict(slots: Slots, state: State, hard: Iterable[Relation], obstacles: bo
             if other.id not in exempt and other.id != body.id:
                 _take_out(slots, other, collide, not may_meet(body, other) and not _roomy(body) and not _roomy(other))
     return work
+
+
+def _overlap(a: Body, b: Body) -> Number:
+    return depth(a, b) > EPS
 
 
 def _near(slots: Slots, things: list[Body]) -> list[Body]:
