@@ -100,8 +100,8 @@ def measure_sft(rounds: int, batch: int = 32, longest: int = 256) -> dict[str, A
 
         arguments = TrainingArguments(
             output_dir=folder, use_cpu=True, bf16=not widens(), per_device_train_batch_size=batch // 4,
-            gradient_accumulation_steps=4, max_steps=rounds + 1, learning_rate=LR, report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
-            dataloader_pin_memory=False, train_sampling_strategy="sequential")
+            gradient_accumulation_steps=4, max_steps=rounds + 1, learning_rate=LR, report_to=[], save_strategy="no",
+            logging_strategy="no", disable_tqdm=True, dataloader_pin_memory=False, train_sampling_strategy="sequential")
         Trainer(model=peer, args=arguments, data_collator=collate, callbacks=[turns],
                 train_dataset=Dataset.from_dict({"input_ids": texts})).train()
     counts = [sum(len(ids) - 1 for ids in texts[at : at + batch]) for at in range(batch, len(texts), batch)]
