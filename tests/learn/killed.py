@@ -52,12 +52,15 @@ def main(seed: str, out: Path, arguments: list[str]) -> None:
             os.kill(child, signal.SIGKILL)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         print(kind, code, len(lines(out)), flush=True)
-        assert code == (0 if kind == "end" else -signal.SIGKILL), (kind, code)
+        ended = {"end": (0,), "time": (-signal.SIGKILL, 0)}  # beside other work a run may be done before its time comes
+        assert code in ended.get(kind, (-signal.SIGKILL,)), (kind, code)
         for saved in (out / "checkpoints").glob("[0-9]*"):
             assert json.loads((saved / "state.json").read_text())["step"] == int(saved.name)
             with safe_open(saved / "learner.safetensors", framework="pt") as file:
                 assert all(file.get_tensor(name).isfinite().all() for name in file.keys())  # noqa: SIM118
-        assert (out / "model").exists() == (kind == "end")
+        assert (out / "model").exists() == (code == 0)
+        if code == 0:
+            break
 
 
 def lines(out: Path) -> list[str]:
