@@ -1,4 +1,8 @@
-"""The engines of the benchmark: which there are, what each is started with, and one as a child process."""
+"""The engines of the benchmark: which there are, what each is started with, and one as a child process.
+
+Peers that follow a dtype run in bfloat16 and, where the processor multiplies no bf16, in float32 beside it: goals are held against
+whichever is faster.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,8 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from ownship.model.ops import widens
 
 _HERE = Path(__file__).resolve().parent
 BENCH = Path(os.environ.get("OWNSHIP_BENCH_DIR") or _HERE.parent / ".bench").resolve()
@@ -38,12 +44,13 @@ def engines(model: Path, folder: Path) -> list[Spec]:
     common = {"model": str(model), "threads": THREADS}
     found = [Spec(name, "ownship", "own.py", settings={**common, "precision": precision})
              for name, precision in PRECISIONS.items()]
-    found.append(Spec("transformers", "transformers", "huggingface.py", settings=common,
-                      environment={"HF_HUB_OFFLINE": "1"}))
+    dtypes = {"": "bfloat16", "-f32": "float32"} if widens() else {"": "bfloat16"}
+    found += [Spec("transformers" + suffix, "transformers", "huggingface.py", settings={**common, "dtype": dtype},
+                   environment={"HF_HUB_OFFLINE": "1"}) for suffix, dtype in dtypes.items()]
     found.append(Spec("llamacpp-built", "llamacpp", "llamacpp_built.py", _python("llamacpp"), common))
     found.append(Spec("llamacpp-wheel", "llamacpp", "llamacpp_wheel.py", _python("xllamacpp"), common))
     cores = ",".join(map(str, sorted(os.sched_getaffinity(0)))) if hasattr(os, "sched_getaffinity") else ""
-    found.append(Spec("vllm", "vllm", "vllm_cpu.py", _python("vllm"), {**common, "folder": str(folder)}, {
+    found += [Spec("vllm" + suffix, "vllm", "vllm_cpu.py", _python("vllm"), {**common, "folder": str(folder), "dtype": dtype}, {
         "LD_PRELOAD": str(BENCH / "vllm" / "lib" / "libiomp5.so"),
         "OMP_NUM_THREADS": str(THREADS),
         "KMP_AFFINITY": f"granularity=fine,explicit,proclist=[{cores}]",
@@ -57,7 +64,7 @@ def engines(model: Path, folder: Path) -> list[Spec]:
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
-    }, starts=1))
+    }, starts=1) for suffix, dtype in dtypes.items()]
     return found
 
 
@@ -67,7 +74,7 @@ def _python(venv: str) -> str:
 
 def missing(spec: Spec) -> str | None:
     """What to do for an engine that is not on this machine."""
-    if spec.name == "transformers":
+    if spec.peer == "transformers":
         return None if find_spec("transformers") else "pip install transformers"
     return None if spec.peer == "ownship" or (Path(spec.python).parent.parent / "ready").exists() else "make bench-peers"
 

@@ -1,4 +1,4 @@
-"""`transformers`: generate, bfloat16, the GGUF file's weights dequantized."""
+"""`transformers`: generate, the GGUF file's weights dequantized."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def load(settings: dict[str, Any]) -> Callable[[Work], Result]:
     torch.set_num_threads(settings["threads"])
     path = Path(settings["model"])
     model = AutoModelForCausalLM.from_pretrained(
-        str(path.parent), gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16)
+        str(path.parent), gguf_file=path.name, quantization_config=GgufConfig(dequantize=True),
+        dtype=getattr(torch, settings["dtype"]))
     model.generation_config.eos_token_id = None  # nothing ends a stream but its length
     pad = 0
 

