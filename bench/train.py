@@ -1,20 +1,26 @@
 """How fast does it train? Beside what people use, in one process and one run, alternating; ratios are of medians.
 
-    make bench-train            or: python bench/train.py [--workloads pretrain sft rl] [--depth 8 …] [--rounds 3]
+    make bench-train            or: python bench/train.py [--workloads pretrain sft rl memory] [--depth 8 …]
+                                [--rounds 3]
 
 pretrain: tokens per second and model FLOPs (as a share of the matrix-product rate that this machine reaches in the same run)
 of one update of a fresh network, against a plain loop around `transformers`' network of the same sizes: equal documents, equal
 update sizes, AdamW on float32 weights. Theirs runs the products in bf16 (`torch.autocast`), or in float32 where the processor
 multiplies no bf16, on rows of `context` tokens cut from the documents laid end to end, which is what such loops do: no borders
 in attention, nothing padded.
-sft, rl: finetune.py. Writes runs/bench/train.json.
+sft, rl: finetune.py. memory: the most that `ownship rl` takes, all weights trained and with LoRA, in processes of their own.
+Writes runs/bench/train.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from itertools import islice
@@ -121,9 +127,24 @@ def measure_pretrain(depth: int, rounds: int, tokens: int, micro_tokens: int, pe
     return result
 
 
+def measure_memory(steps: int = 3) -> dict[str, float]:
+    """GiB at the highest point of a run of 128 completions a step, of at most 48 tokens."""
+    found = {}
+    for name, more in (("rl", []), ("rl, LoRA of rank 16", ["--lora-rank", "16"])):
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-m", "ownship", "rl", "--env", "sums:low=4,high=7", "--steps", str(steps),
+                       "--max-tokens", "48", "--out", folder, *more]
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            sys.exit(f"{' '.join(command)} failed")
+        found[name] = round(usage.ru_maxrss / (1 << 20), 2)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--workloads", nargs="+", choices=["pretrain", "sft", "rl"], default=["pretrain", "sft", "rl"])
+    parser.add_argument("--workloads", nargs="+", choices=(known := ["pretrain", "sft", "rl", "memory"]), default=known)
     parser.add_argument("--depth", type=int, nargs="+", default=[4, 8])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=8192)
@@ -138,6 +159,8 @@ def main() -> None:
             peak = max(rates["bfloat16_gflops"], rates["float32_gflops"])
             found[name] = [measure_pretrain(depth, options.rounds, options.tokens, options.micro_tokens, peak)
                            for depth in options.depth]
+        elif name == "memory":
+            found[name] = measure_memory()
         else:
             import finetune  # takes seconds
 
