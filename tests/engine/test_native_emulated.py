@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import test_native as real
 import torch
 from tiny import need_kernels
 
-from ownship.engine.native.forward import FORMATS, NativeForward, draw
+from ownship.engine.forward import Chunk
+from ownship.engine.native.forward import FORMATS, NativeForward
 from ownship.model.native import build
 
 EMULATED = Path(__file__).parent.parent / "emulated"
-LEVELS = {"AVX-512": ("avx512.h",), "VNNI": ("avx512.h", "vnni.h"), "AMX": ("avx512.h", "vnni.h", "amx.h")}
+LEVELS = {"AVX-512": ("avx512.h",), "VNNI": ("avx512.h", "vnni.h"), "AMX": ("avx512.h", "vnni.h", "tiles.h", "calls.h"),
+          "AMX's instructions": ("avx512.h", "vnni.h", "tiles.h", "instructions.h")}
 NEW = [("VNNI", "bfloat16"), ("VNNI", "int8"), ("AMX", "bfloat16"), ("AMX", "int8")]  # what differs from the level before
 ALL = [*(("AVX-512", precision) for precision in FORMATS), *NEW]
 SHAPES = [shape for shape in real.SHAPES if shape[0] < 500]
@@ -28,10 +29,31 @@ def compiled(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "library", lambda source: build.compiled(source, "x86-64-v3", before))
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_level_is_the_one_meant(level: str) -> None:
+    """Only with AMX the cache is in bf16, and only where that can work on it."""
+    model = real.network(BF16_CACHE[0])
+    dtypes = {precision: NativeForward(model, real.CACHE, precision).pool.keys.dtype for precision in FORMATS}
+    narrow = torch.bfloat16 if level.startswith("AMX") else torch.float32
+    assert dtypes == {"float32": torch.float32, "bfloat16": narrow, "int8": narrow}
+
+
 @pytest.mark.parametrize(("level", "precision"), ALL)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_logits(shape: tuple[int, ...], precision: str) -> None:
     real.test_logits(shape, precision)
+
+
+@pytest.mark.parametrize(("level", "precision"), [("AMX's instructions", "bfloat16"), ("AMX's instructions", "int8")])
+def test_instructions(precision: str) -> None:
+    """What the compiler makes of the intrinsics, too: the same bits as by calls."""
+    model, before = real.network(BF16_CACHE[1]), tuple(EMULATED / name for name in LEVELS["AMX"])
+    chunks = [Chunk(real.ids(model, length), 0, list(range(4 * row, 4 * row + 4)), length) for row, length in enumerate((1, 7, 9, 40))]
+    results = [NativeForward(model, real.CACHE, precision)(chunks)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "library", lambda source: build.compiled(source, "x86-64-v3", before))
+        results.append(NativeForward(model, real.CACHE, precision)(chunks))
+    assert torch.equal(*results)
 
 
 @pytest.mark.parametrize(("level", "precision"), ALL)
