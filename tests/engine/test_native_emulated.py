@@ -22,11 +22,15 @@ SHAPES = [shape for shape in real.SHAPES if shape[0] < 500]
 BF16_CACHE = [shape for shape in SHAPES if shape[5] % 32 == 0]
 
 
+def before(level: str) -> tuple[Path, ...]:
+    """What is read before a source."""
+    return tuple(EMULATED / name for name in LEVELS[level])
+
+
 @pytest.fixture(autouse=True)
 def compiled(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
     need_kernels()
-    before = tuple(EMULATED / name for name in LEVELS[level])
-    monkeypatch.setattr(build, "library", lambda source: build.compiled(source, "x86-64-v3", before))
+    monkeypatch.setattr(build, "library", lambda source: build.compiled(source, "x86-64-v3", before(level)))
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -47,11 +51,11 @@ def test_logits(shape: tuple[int, ...], precision: str) -> None:
 @pytest.mark.parametrize(("level", "precision"), [("AMX's instructions", "bfloat16"), ("AMX's instructions", "int8")])
 def test_instructions(precision: str) -> None:
     """What the compiler makes of the intrinsics, too: the same bits as by calls."""
-    model, before = real.network(BF16_CACHE[1]), tuple(EMULATED / name for name in LEVELS["AMX"])
+    model = real.network(BF16_CACHE[1])
     chunks = [Chunk(real.ids(model, length), 0, list(range(4 * row, 4 * row + 4)), length) for row, length in enumerate((1, 7, 9, 40))]
     results = [NativeForward(model, real.CACHE, precision)(chunks)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "library", lambda source: build.compiled(source, "x86-64-v3", before))
+        patch.setattr(build, "library", lambda source: build.compiled(source, "x86-64-v3", before("AMX")))
         results.append(NativeForward(model, real.CACHE, precision)(chunks))
     assert torch.equal(*results)
 
