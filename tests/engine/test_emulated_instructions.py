@@ -90,27 +90,26 @@ def test_tiles(library: ctypes.CDLL, sizes: tuple[int, int, int]) -> None:
     draw = np.random.default_rng(m + n + k)
     a, b = draw.integers(-128, 128, (2, 16, 96)).astype(np.int8)  # rows 96 bytes apart
     c = draw.integers(-(2**31), 2**31, (16, 24)).astype(np.int32)
-    settings, before = np.empty(64, np.uint8), c.copy()
+    settings, expected = np.empty(64, np.uint8), c.copy()
     call(library.product, m, n, k, 0, a, b, c, 96, settings)
     left, right = a[:m, : 4 * k].astype(np.int64), b[:k, : 4 * n].astype(np.int64).reshape(k, n, 4)
-    expected = before.copy()
     expected[:m, :n] += np.einsum("mki,kni->mn", left.reshape(m, k, 4), right).astype(np.int32)
     assert np.array_equal(c, expected)
-    assert settings[0] == 1 and settings[16] == 4 * n and settings[30] == 4 * k and list(settings[48:56]) == [m, 0, k, 0, 0, 0, 0, m]
+    assert settings[0] == 1 and settings[16] == 4 * n and settings[30] == 4 * k
+    assert list(settings[48:56]) == [m, 0, k, 0, 0, 0, 0, m]
 
     x, y = (torch.randn(16, 48, generator=torch.Generator().manual_seed(seed)).bfloat16() for seed in (0, 1))
     x[0, 0], y[0, 1] = 1e-39, 1e-39  # counts as 0
     sums = draw.normal(size=(16, 24)).astype(np.float32)
-    before = sums.copy()
+    results = sums.copy()
     call(library.product, m, n, k, 1, x.view(torch.int16).numpy(), y.view(torch.int16).numpy(), sums, 96, settings)
-    expected = before.copy()
     x[0, 0] = y[0, 1] = 0
     for row in range(m):  # even and odd ones on their own, each in order, by multiplication and addition rounded once
         pairs = torch.zeros(n, 2)
         for i in range(k):
             pairs = (pairs.double() + x[row, 2 * i : 2 * i + 2].double() * y[i, : 2 * n].view(n, 2).double()).float()
-        expected[row, :n] += (pairs[:, 0] + pairs[:, 1]).numpy()
-    assert np.array_equal(sums, expected)
+        results[row, :n] += (pairs[:, 0] + pairs[:, 1]).numpy()
+    assert np.array_equal(sums, results)
 
 
 def test_levels() -> None:

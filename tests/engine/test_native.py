@@ -143,9 +143,9 @@ def test_other_processors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("precision", FORMATS)
-def test_any_number_of_rows(precision: str, shape: tuple[int, ...] = SHAPES[3]) -> None:
+def test_any_number_of_rows(precision: str) -> None:
     """There are kernels for few rows and for many, and blocks of 4, 6, 8, 16, 32 and 64."""
-    model = network(shape)
+    model = network(SHAPES[3])
     tokens = ids(model, 150)
     forward = NativeForward(model, CACHE, precision)
     expected = forward([Chunk(tokens, 0, blocks(0), len(tokens))]).clone()
@@ -155,7 +155,8 @@ def test_any_number_of_rows(precision: str, shape: tuple[int, ...] = SHAPES[3]) 
 
 
 @pytest.mark.parametrize("precision", FORMATS)
-def test_long_texts(precision: str, shape: tuple[int, ...] = SHAPES[2]) -> None:
+@pytest.mark.parametrize("shape", [SHAPES[2]], ids=str)
+def test_long_texts(shape: tuple[int, ...], precision: str) -> None:
     """Attention goes by stretches of 512 tokens: whole, in pieces over their border, a group that differs before it or after."""
     model = network(shape)
     tokens, table = ids(model, 640), blocks(0)

@@ -52,7 +52,7 @@ def test_logits(shape: tuple[int, ...], precision: str) -> None:
 def test_instructions(precision: str) -> None:
     """What the compiler makes of the intrinsics, too: the same bits as by calls."""
     model = real.network(BF16_CACHE[1])
-    chunks = [Chunk(real.ids(model, length), 0, list(range(4 * row, 4 * row + 4)), length) for row, length in enumerate((1, 7, 9, 40))]
+    chunks = [Chunk(real.ids(model, length), 0, list(range(length, length + 4)), length) for length in (1, 7, 13, 40)]
     results = [NativeForward(model, real.CACHE, precision)(chunks)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "library", lambda source: build.compiled(source, "x86-64-v3", before("AMX")))
@@ -73,4 +73,4 @@ def test_company(shape: tuple[int, ...], precision: str) -> None:
 
 @pytest.mark.parametrize(("level", "precision"), [("AVX-512", "float32"), *NEW])
 def test_long_texts(precision: str) -> None:
-    real.test_long_texts(precision, BF16_CACHE[0])
+    real.test_long_texts(BF16_CACHE[0], precision)

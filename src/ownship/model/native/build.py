@@ -38,6 +38,7 @@ def compiled(source: Path, architecture: str = "native", before: tuple[Path, ...
         raise Unavailable("there is no C++ compiler (g++) on this machine")
     shared = Path(__file__).parent
     flags = (*_FLAGS, f"-march={architecture}")
+    first = [word for path in before for word in ("-include", str(path))]
     headers = {path for folder in (shared, source.parent) for path in folder.glob("*.h")}
     made_from = [*(path.read_bytes() for path in (source, *sorted(headers), *before)),
                  " ".join(flags).encode(), compiler.encode(), _processor()]
@@ -47,8 +48,7 @@ def compiled(source: Path, architecture: str = "native", before: tuple[Path, ...
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # moved into place whole: two processes may compile
             made = Path(folder) / path.name
             try:
-                included = [word for path in before for word in ("-include", path)]
-                done = subprocess.run([compiler, *flags, f"-I{shared}", *included, "-o", made, source], capture_output=True, text=True)
+                done = subprocess.run([compiler, *flags, f"-I{shared}", *first, "-o", made, source], capture_output=True, text=True)
             except OSError as error:
                 raise Unavailable(f"{compiler} cannot be run: {error.strerror}") from None
             if done.returncode:
