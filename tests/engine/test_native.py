@@ -143,9 +143,22 @@ def test_other_processors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("precision", FORMATS)
-def test_long_texts(precision: str) -> None:
+def test_any_number_of_rows(precision: str) -> None:
+    """There are kernels for few rows and for many, and blocks of 4, 6, 8, 16, 32 and 64."""
+    model = network(SHAPES[3])
+    tokens = ids(model, 150)
+    forward = NativeForward(model, CACHE, precision)
+    expected = forward([Chunk(tokens, 0, blocks(0), len(tokens))]).clone()
+    for rows in (*range(1, 10), 12, 15, 16, 17, 24, 31, 32, 33, 47, 63, 64, 65, 71, 80, 81, 128, 129):
+        found = forward([Chunk(tokens[:rows], 0, blocks(rows), rows)])
+        assert torch.equal(found, expected[:rows]), rows
+
+
+@pytest.mark.parametrize("precision", FORMATS)
+@pytest.mark.parametrize("shape", [SHAPES[2]], ids=str)
+def test_long_texts(shape: tuple[int, ...], precision: str) -> None:
     """Attention goes by stretches of 512 tokens: whole, in pieces over their border, a group that differs before it or after."""
-    model = network(SHAPES[2])
+    model = network(shape)
     tokens, table = ids(model, 640), blocks(0)
     forward = NativeForward(model, CACHE, precision)
     expected = forward([Chunk(tokens, 0, table, 40)]).clone()

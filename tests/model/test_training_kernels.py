@@ -1,6 +1,7 @@
 """The compiled operations of training against torch's own, values and gradients, and against themselves on other threads."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,11 +17,15 @@ SIZES = [(1, 16), (7, 48), (50, 100), (33, 576)]
 DTYPES = [torch.float32, torch.bfloat16]
 
 
-@pytest.fixture(params=["native", "x86-64-v3"], autouse=True)
+EMULATED = tuple(Path(__file__).parent.parent / "emulated" / name for name in ("avx512.h", "vnni.h"))
+
+
+@pytest.fixture(params=["native", "x86-64-v3", "AVX-512 emulated"], autouse=True)
 def architecture(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Compiled for this machine, and for one without AVX-512."""
+    """Compiled for this machine, for one without AVX-512, and for one that has it."""
+    how = ("x86-64-v3", EMULATED) if request.param == "AVX-512 emulated" else (request.param,)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "library", lambda source: build.compiled(source, request.param))
+        patch.setattr(build, "library", lambda source: build.compiled(source, *how))
         training.library.cache_clear()
         if training.library() is None:
             pytest.skip("there is no C++ compiler for these")

@@ -138,6 +138,7 @@ static inline void place(uint16_t* to, const float* from, int n) { for (int i = 
 static void score(const Room<uint16_t>& room, int first, int rows, int size, const uint16_t* const* keys, const Soon& values, int count,
                   int at) {
     alignas(64) float c[4][256];
+    settled();
     for (int r = first; r < first + rows; r += 8) {
         const uint16_t* queries = room.queries + 2 * r * size;
         const int meant = std::min(8, first + rows - r);
@@ -163,6 +164,7 @@ static void score(const Room<uint16_t>& room, int first, int rows, int size, con
 static void mix(const Room<uint16_t>& room, int first, int rows, int size, const uint16_t* const* values, int count, int at, bool fresh,
                 const Soon& soon) {
     alignas(64) float c[4][256];
+    settled();
     for (int r = first; r < first + rows; r += 8) {
         const uint16_t* weights = room.weights + 2 * r * STRETCH + at * SLOTS;
         const int lines = 2 * std::min(8, first + rows - r);
@@ -172,6 +174,7 @@ static void mix(const Room<uint16_t>& room, int first, int rows, int size, const
             if (fresh) { _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3); }
             else {
                 for (int i = 0; i < n; i++) for (int j = 0; j < lines; j++) store(c[i] + j * 16, load<v16>(sums + j * size + i * 16));
+                settled();
                 _tile_loadd(0, c[0], 64); _tile_loadd(1, c[1], 64); _tile_loadd(2, c[2], 64); _tile_loadd(3, c[3], 64);
             }
             for (int b = 0; b < count; b++) {

@@ -236,6 +236,7 @@ static void multiply(Format format, const Rows& a, int M, const Matrix& w, Share
     size_t bytes = unit_bytes(format, w.k);
     const char* data = (const char*)w.data;
 #if WITH_AMX
+    settled();
     if (format == INT8 && M >= BYTES) {
         int groups = a.ld / GROUP;
         Pieces pieces = share(units, 1);

@@ -29,16 +29,18 @@ def library(source: Path) -> ctypes.CDLL:
 
 
 @cache
-def compiled(source: Path, architecture: str = "native") -> ctypes.CDLL:
-    """A C++ file (and the headers beside it and in this folder) for an architecture as the compiler names it; `ownship_prepare`
-    in it says whether it can run here. Raises Unavailable if there is no compiler that makes it, or it cannot."""
+def compiled(source: Path, architecture: str = "native", before: tuple[Path, ...] = ()) -> ctypes.CDLL:
+    """A C++ file (and the headers beside it and in this folder) for an architecture as the compiler names it, read after the files
+    `before` it (by which tests give it what the processor lacks); `ownship_prepare` in it says whether it can run here.
+    Raises Unavailable if there is no compiler that makes it, or it cannot."""
     compiler = os.environ.get("CXX") or shutil.which("g++")
     if compiler is None:
         raise Unavailable("there is no C++ compiler (g++) on this machine")
     shared = Path(__file__).parent
     flags = (*_FLAGS, f"-march={architecture}")
+    first = [word for path in before for word in ("-include", str(path))]
     headers = {path for folder in (shared, source.parent) for path in folder.glob("*.h")}
-    made_from = [*(path.read_bytes() for path in (source, *sorted(headers))),
+    made_from = [*(path.read_bytes() for path in (source, *sorted(headers), *before)),
                  " ".join(flags).encode(), compiler.encode(), _processor()]
     path = zoo.cache() / f"kernels-{source.stem}-{hashlib.sha256(b'|'.join(made_from)).hexdigest()[:16]}.so"
     if not path.exists():
@@ -46,7 +48,7 @@ def compiled(source: Path, architecture: str = "native") -> ctypes.CDLL:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # moved into place whole: two processes may compile
             made = Path(folder) / path.name
             try:
-                done = subprocess.run([compiler, *flags, f"-I{shared}", "-o", made, source], capture_output=True, text=True)
+                done = subprocess.run([compiler, *flags, f"-I{shared}", *first, "-o", made, source], capture_output=True, text=True)
             except OSError as error:
                 raise Unavailable(f"{compiler} cannot be run: {error.strerror}") from None
             if done.returncode:

@@ -214,6 +214,10 @@ static inline void ahead(const void* p, int bytes) {
 }
 
 #if WITH_AMX
+// The intrinsics do not tell the compiler what memory they read (of settings GCC before 14 knows 8 bytes: its bug 114098), so it
+// might store that later. It costs nothing.
+static inline void settled() { asm volatile("" ::: "memory"); }
+
 struct TileSettings { uint8_t palette, start, reserved[14]; uint16_t bytes[16]; uint8_t rows[16]; };
 
 class Tiles {  // the settings of this thread's tiles; its former ones come back at the end (torch has its own)
@@ -228,9 +232,15 @@ public:
         attention.rows[7] = 8;    // values of 16 slots in pairs
         for_matrices();
     }
-    ~Tiles() { if (before.palette) _tile_loadconfig(&before); else _tile_release(); }
-    void for_matrices() { _tile_loadconfig(&matrices); }
-    void for_attention() { _tile_loadconfig(&attention); }
+    ~Tiles() { if (before.palette) configure(before); else _tile_release(); }
+    void for_matrices() { configure(matrices); }
+    void for_attention() { configure(attention); }
+private:
+    static void configure(const TileSettings& to) {
+        asm volatile("" ::"m"(to));
+        settled();
+        _tile_loadconfig(&to);
+    }
 };
 #else
 struct Tiles {
