@@ -292,7 +292,10 @@ static void multiply(Format format, const Rows& a, int M, const Matrix& w, Share
             switch (rows = (M - m + left - 1) / left) {
                 case 1: run(integral_constant<int, 1>(), integral_constant<int, 2>(), m, u); break;
                 case 2: run(integral_constant<int, 2>(), integral_constant<int, 2>(), m, u); break;
-                case 3: run(integral_constant<int, 3>(), integral_constant<int, 2>(), m, u); break;
+                case 3:  // in int8 two vectors are sign-extended into more registers than there are
+                    if (!WIDE && format == INT8) run(integral_constant<int, 3>(), integral_constant<int, 1>(), m, u);
+                    else run(integral_constant<int, 3>(), integral_constant<int, 2>(), m, u);
+                    break;
                 case 4: run(integral_constant<int, 4>(), integral_constant<int, FEW < 4 ? 1 : 2>(), m, u); break;
                 case 5: run(integral_constant<int, 5>(), integral_constant<int, 1>(), m, u); break;
                 case 6: run(integral_constant<int, 6>(), integral_constant<int, 1>(), m, u); break;

@@ -37,7 +37,7 @@ def compiled(source: Path, architecture: str = "native", before: tuple[Path, ...
     if compiler is None:
         raise Unavailable("there is no C++ compiler (g++) on this machine")
     shared = Path(__file__).parent
-    flags = (*_FLAGS, f"-march={architecture}")
+    flags = (*_FLAGS, f"-march={architecture}", *(("-O2",) if before else ()))  # what is emulated is slow anyway
     first = [word for path in before for word in ("-include", str(path))]
     headers = {path for folder in (shared, source.parent) for path in folder.glob("*.h")}
     made_from = [*(path.read_bytes() for path in (source, *sorted(headers), *before)),
