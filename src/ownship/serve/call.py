@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
+from ownship.gateway.codec import new_id
 from ownship.gateway.types import GatewayError, invalid
 
 Scope = MutableMapping[str, Any]
@@ -19,6 +19,7 @@ _ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 _BODY_WITHIN = 60.0  # seconds for a body to arrive
 JSON = "application/json"
 EVENTS = "text/event-stream"
+CONNECTION = "ownship.connection"  # in a scope: who knows when the client leaves, if somebody does
 
 
 class Gone(Exception):
@@ -35,7 +36,7 @@ class Call:
         self.path: str = scope["path"]
         self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         given = self.headers.get("x-request-id", "")
-        self.id = given if _ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+        self.id = given if given and _ID.fullmatch(given) else new_id("req_")
         self.began = self.touched = time.monotonic()
         self.status = 0
         self.told: dict[str, str] = {}  # headers that the response will have, whatever it is
@@ -76,7 +77,11 @@ class Call:
         """From now on the current task is cancelled when the client leaves (`gone`) or the server ends. To be called after the
         body was read."""
         self._main = asyncio.current_task()
-        self._watcher = asyncio.create_task(self._wait_for_the_end())
+        connection = self.scope.get(CONNECTION)
+        if connection is not None:  # which tells it: a task for each request only to wait would be a tenth of its cost
+            connection.watch(self.leave)
+        else:
+            self._watcher = asyncio.create_task(self._wait_for_the_end())
 
     async def _wait_for_the_end(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -98,6 +103,8 @@ class Call:
     def unwatch(self) -> None:
         if self._watcher is not None:
             self._watcher.cancel()
+        elif (connection := self.scope.get(CONNECTION)) is not None:
+            connection.watch(None)
 
     def why_cancelled(self) -> GatewayError | None:
         """In the handler of a CancelledError: Gone or an error for the client, instead of the cancellation, if it was ours."""

@@ -93,6 +93,7 @@ def run(config: Serve) -> None:
         server.run(sockets=[listener])
     finally:
         store.close()
+        logs.flush()
     if failed:
         raise UserError(failed[0])
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from ownship.gateway import sse, toolloop
@@ -197,19 +197,21 @@ class Replies:
         bill = Bill(self.router, self.store, work.caller, request, trace, work.call.id)
         plan = await bill.open()
         work.bills.append(bill)
-        failed = False
+        failed, events = False, self.router.stream(plan, trace, work.deadline)
         try:
-            async with contextlib.aclosing(self.router.stream(plan, trace, work.deadline)) as events:
-                async for event in events:
-                    bill.see(event)
-                    if isinstance(event, Started) and trace.model is not None:  # the client knows it by the gateway's name
-                        event = replace(event, model=trace.model)
-                    yield event
+            async for event in events:
+                bill.see(event)
+                if isinstance(event, Started) and trace.model is not None:  # the client knows it by the gateway's name
+                    event = Started(trace.model, event.prompt_tokens)
+                yield event
         except GatewayError:
             failed = True
             raise
         finally:
-            bill.settle(failed)
+            try:
+                await events.aclose()
+            finally:
+                bill.settle(failed)
 
     # Replies kept
 
@@ -252,7 +254,7 @@ class Replies:
         for one in work.traces:
             bills = [bill for bill in work.bills if bill.trace is one]
             self.metrics.reply(one.model, _sum(bills), sum(bill.cost for bill in bills), one, call.began, _first(bills))
-        if not logs.REQUESTS.isEnabledFor(20):
+        if not logs.on():
             return
         key, usage, first = work.caller.key, _sum(work.bills), _first(work.bills)
         fields: dict[str, Any] = {

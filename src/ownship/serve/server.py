@@ -6,6 +6,7 @@ import asyncio
 import signal
 import socket
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -13,6 +14,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ownship.serve.app import App
+from ownship.serve.call import CONNECTION
 
 _HEAD = 64 << 10  # bytes of a request's line and headers
 _HEAD_WITHIN = 30.0  # seconds for the first request of a connection to say what it wants
@@ -27,6 +29,14 @@ class Protocol(HttpToolsProtocol):
 
     _reading = -1  # bytes of the head under way; -1 between heads
     _patience: asyncio.TimerHandle | None = None
+    _lost = False
+    _leave: Callable[[], None] | None = None
+
+    def watch(self, leave: Callable[[], None] | None) -> None:
+        """`leave` is called when the client leaves, at once if it has; None: nobody has to know any more."""
+        self._leave = leave
+        if self._lost and leave is not None:
+            leave()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -35,10 +45,14 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._calm()
         super().connection_lost(exc)
+        self._lost = True
+        if self._leave is not None:
+            self._leave()
 
     def on_message_begin(self) -> None:
         self._reading = 0
         super().on_message_begin()
+        self.scope[CONNECTION] = self  # type: ignore[literal-required]
 
     def on_headers_complete(self) -> None:
         self._reading = -1
@@ -64,7 +78,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: App, drain: float, **options: Any) -> None:
         super().__init__(uvicorn.Config(app, http=Protocol, access_log=False, log_config=None, server_header=False,
-                                        timeout_graceful_shutdown=5, ws="none", lifespan="on", **options))
+                                        proxy_headers=False, timeout_graceful_shutdown=5, ws="none", lifespan="on", **options))
         self.app, self.patience = app, drain
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

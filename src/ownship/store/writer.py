@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Work = Reservation | Settlement | Callable[[sa.Connection], Any]
 _TOGETHER = 256  # requests in a transaction
+# seconds for each request of a transaction until the next one: when there are many, more of them share one; and at most
+_PAUSE, _LONGEST_PAUSE = 0.000_25, 0.004
 _TRIES = 5  # of a transaction that the database broke off (a deadlock, a lost connection)
 
 
@@ -99,6 +101,7 @@ class Writer:
                 self._do(batch)
                 if asked is None:
                     break
+                time.sleep(min(_PAUSE * len(batch), _LONGEST_PAUSE))
             self._tick()
         try:
             self._write(self._farewell)
