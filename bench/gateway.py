@@ -145,13 +145,13 @@ def stub() -> Iterator[Door]:
 
 
 @contextlib.contextmanager
-def ownship(behind: int, folder: Path) -> Iterator[Door]:
+def ownship(behind: int, folder: Path, *more: str) -> Iterator[Door]:
     port, store = free_port(), str(folder / "store.db")
     (folder / "gateway.toml").write_text(GATEWAY.format(port=behind))
     module = [sys.executable, "-m", "ownship"]
     made = subprocess.run([*module, "keys", "create", "bench", "--store", store], capture_output=True, text=True, check=True)
     secret = next(word for word in made.stdout.split() if len(word) > 40)
-    command = [*module, "serve", "--config", str(folder / "gateway.toml"), "--port", str(port), "--store", store]
+    command = [*module, "serve", "--config", str(folder / "gateway.toml"), "--port", str(port), "--store", store, *more]
     with running(command, "gateway-ownship.log", lambda: answering(port, "/health"), dict(os.environ)) as process:
         yield Door("ownship", port, secret, process)
 

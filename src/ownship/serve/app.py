@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
@@ -23,6 +23,9 @@ from ownship.serve.admission import Admission, Caller
 from ownship.serve.call import Call, Gone, Receive, Scope, Send
 from ownship.serve.replies import ENDING, Replies
 from ownship.store.store import Store
+
+if TYPE_CHECKING:
+    from ownship.serve.workers import Worker
 
 log = logging.getLogger(__name__)
 Handler = Callable[[Call], Awaitable[None]]
@@ -63,9 +66,10 @@ class App:
     """An ASGI application. It starts the router's local engines with the server and closes router and toolbox with it; the store
     belongs to whoever opened it."""
 
-    def __init__(self, router: Router, store: Store | None, toolbox: Toolbox | None, limits: Limits, log_bodies: bool) -> None:
-        self.router, self.store, self.toolbox, self.limits = router, store, toolbox, limits
-        self.admission = Admission(router, store)
+    def __init__(self, router: Router, store: Store | None, toolbox: Toolbox | None, limits: Limits, log_bodies: bool,
+                 worker: Worker | None) -> None:
+        self.router, self.store, self.toolbox, self.limits, self.worker = router, store, toolbox, limits, worker
+        self.admission = Admission(router, store, None if worker is None else worker.rates)
         self.metrics = metrics.Metrics(router)
         self.replies = Replies(router, store, toolbox, self.metrics, log_bodies)
         self.locals = {name: upstream for name, upstream in router.upstreams.items() if isinstance(upstream, Local)}
@@ -196,7 +200,8 @@ class App:
 
     async def _metrics(self, call: Call) -> None:
         await self._admit(call, "metrics")
-        await call.reply(200, self.metrics.text(), kind=metrics.KIND)
+        text = self.metrics.text()
+        await call.reply(200, text if self.worker is None else await self.worker.added(text), kind=metrics.KIND)
 
     async def _document(self, call: Call) -> None:
         streams = frozenset(f"/v1{front.PATH}" for front in FRONTS.values())
@@ -249,6 +254,7 @@ class App:
 
 
 def create(router: Router, store: Store | None = None, toolbox: Toolbox | None = None, limits: Limits = Limits(),
-           log_bodies: bool = False) -> App:
-    """The application over a router; without a `store` there are no keys, and whoever is on this machine may do everything."""
-    return App(router, store, toolbox, limits, log_bodies)
+           log_bodies: bool = False, worker: Worker | None = None) -> App:
+    """The application over a router; without a `store` there are no keys, and whoever is on this machine may do everything.
+    `worker`: one of several processes."""
+    return App(router, store, toolbox, limits, log_bodies, worker)

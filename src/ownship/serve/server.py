@@ -87,6 +87,10 @@ class Server(uvicorn.Server):
             self.app.until = time.monotonic()
         self.should_exit = True
 
+    def end(self) -> None:
+        """As SIGTERM does."""
+        self.should_exit = True
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
             server.close()
