@@ -8,6 +8,7 @@ import math
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,8 @@ from ownship.gateway.within import within
 DIALECTS: Mapping[Wire, Dialect] = {"chat": to_chat, "completions": to_completions, "responses": to_responses,
                                     "messages": to_messages}
 
+# headers that tell an upstream whose request it is part of: set by who has the request, in its task
+TRACING: ContextVar[Mapping[str, str]] = ContextVar("ownship_tracing", default={})  # noqa: B039
 MAX_REPLY = 32 << 20  # bytes of one reply, whole or streamed: 64 choices of 100,000 tokens have less
 _MAX_REFUSAL = 64 << 10  # bytes of an error that are read
 _CONNECT = 10.0  # seconds
@@ -139,8 +142,11 @@ class HTTPUpstream:
         silence = self.silence if silence is None else silence
         try:
             if isinstance(self._transport, Connections):
+                begin = self._heads[path]
+                if tracing := TRACING.get():
+                    begin += "".join(f"{name}: {value}\r\n" for name, value in tracing.items()).encode("latin-1", "replace")
                 response: httpx.Response | Reply = await self._transport.post(
-                    self._heads[path], sse.dumps(body), _CONNECT, silence, _on_the_loop(deadline))
+                    begin, sse.dumps(body), _CONNECT, silence, _on_the_loop(deadline))
             else:
                 response = await self._within(self._post(path, sse.dumps(body), silence), deadline)
         except Late:
@@ -162,8 +168,9 @@ class HTTPUpstream:
     async def _post(self, path: str, body: bytes, silence: float) -> httpx.Response:
         assert not isinstance(self._transport, Connections)
         timeouts = {"timeout": {"connect": _CONNECT, "read": silence, "write": silence, "pool": None}}
+        headers = [*self._headers, *TRACING.get().items()]
         return await self._transport.handle_async_request(
-            httpx.Request("POST", self._urls[path], headers=self._headers, content=body, extensions=timeouts))
+            httpx.Request("POST", self._urls[path], headers=headers, content=body, extensions=timeouts))
 
     async def _refused(self, response: httpx.Response | Reply, deadline: float | None) -> GatewayError:
         try:

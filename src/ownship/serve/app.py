@@ -22,6 +22,7 @@ from ownship.serve import metrics, openapi
 from ownship.serve.admission import Admission, Caller
 from ownship.serve.call import Call, Gone, Receive, Scope, Send
 from ownship.serve.replies import ENDING, Replies
+from ownship.serve.tracing import Spans
 from ownship.store.store import Store
 
 if TYPE_CHECKING:
@@ -67,11 +68,11 @@ class App:
     belongs to whoever opened it."""
 
     def __init__(self, router: Router, store: Store | None, toolbox: Toolbox | None, limits: Limits, log_bodies: bool,
-                 worker: Worker | None) -> None:
+                 worker: Worker | None, spans: Spans | None) -> None:
         self.router, self.store, self.toolbox, self.limits, self.worker = router, store, toolbox, limits, worker
         self.admission = Admission(router, store, None if worker is None else worker.rates)
         self.metrics = metrics.Metrics(router)
-        self.replies = Replies(router, store, toolbox, self.metrics, log_bodies)
+        self.replies = Replies(router, store, toolbox, self.metrics, log_bodies, spans)
         self.locals = {name: upstream for name, upstream in router.upstreams.items() if isinstance(upstream, Local)}
         self.draining = False
         self.until = float("inf")  # when whatever is under way has to end, once it is draining
@@ -254,7 +255,7 @@ class App:
 
 
 def create(router: Router, store: Store | None = None, toolbox: Toolbox | None = None, limits: Limits = Limits(),
-           log_bodies: bool = False, worker: Worker | None = None) -> App:
+           log_bodies: bool = False, worker: Worker | None = None, spans: Spans | None = None) -> App:
     """The application over a router; without a `store` there are no keys, and whoever is on this machine may do everything.
-    `worker`: one of several processes."""
-    return App(router, store, toolbox, limits, log_bodies, worker)
+    `worker`: one of several processes. `spans`: OpenTelemetry's."""
+    return App(router, store, toolbox, limits, log_bodies, worker, spans)

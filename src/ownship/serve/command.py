@@ -59,6 +59,9 @@ class Serve:
     """Its key in PEM."""
     workers: int = 1
     """Processes that share the port, for a --config of upstreams behind URLs: about as many as there are cores to spare."""
+    otel: Annotated[str, arg(metavar="URL")] = ""
+    """Send OpenTelemetry spans (no text of prompts or replies) to this collector, over HTTP. By default
+    $OTEL_EXPORTER_OTLP_ENDPOINT; without either there are none."""
     log_prompts: bool = False
     """Log the requests' bodies too. By default no text of a prompt or a reply is logged."""
 
@@ -115,12 +118,13 @@ def _serve(config: Serve, gateway: Config, store: Store, listener: socket.socket
     from ownship.gateway import mcp
     from ownship.gateway.routing import Router
     from ownship.gateway.upstreams import build
-    from ownship.serve import app
+    from ownship.serve import app, tracing
     from ownship.serve.server import Server
 
+    spans = tracing.start(config.otel)
     router = Router(gateway, build(gateway, config.precision, config.cache_mb << 20))
     face = app.create(router, store, mcp.Toolbox(gateway.mcp) if gateway.mcp else None, app.Limits(config.max_body_mb << 20),
-                      config.log_prompts, worker)
+                      config.log_prompts, worker, spans)
     server = Server(face, config.drain, **tls)
     failed: list[str] = []
 
@@ -133,7 +137,11 @@ def _serve(config: Serve, gateway: Config, store: Store, listener: socket.socket
     face.on_start = start
     gc.collect()
     gc.freeze()  # what is there now stays, and need not be looked through again
-    server.run(sockets=[listener])
+    try:
+        server.run(sockets=[listener])
+    finally:
+        if spans is not None:
+            spans.close()
     if failed:
         raise UserError(failed[0])
 
