@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ownship.store import lease, ledger, periods
-from ownship.store.database import error_fields
+from ownship.store.database import Turns, error_fields
 from ownship.store.ledger import Outcome, Reservation, Settlement
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ class Writer:
         self._unsettled: list[Settlement] = []  # that the database would not take: tried again until it does
         self._leased = self._next = 0  # when the lease was last renewed; when it is the next time (milliseconds)
         self._connection: sa.Connection | None = None  # of the thread, once it runs
+        self._turns = Turns(engine)
         self._closed = threading.Lock()
         self._open = True
         self._alive(periods.now())  # before the first reservation; raises if the database cannot be written
@@ -108,6 +109,7 @@ class Writer:
         except SQLAlchemyError as error:
             log.error("the store could not be closed cleanly (%s); requests under way are settled at the next start", _kind(error))
         self._disconnect()
+        self._turns.close()
 
     def _tick(self) -> None:
         """The lease, what others left, and the owner's own odds and ends; all of it can wait if the database fails."""
@@ -176,7 +178,7 @@ class Writer:
             try:
                 if self._connection is None:  # kept: the pool takes as long as a transaction of one request
                     self._connection = self.engine.execution_options(ownship_write=True).connect()
-                with self._connection.begin():
+                with self._turns, self._connection.begin():
                     return function(self._connection)
             except DBAPIError as error:
                 self._disconnect()
