@@ -31,7 +31,7 @@ class Call:
     something was last sent."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.scope, self._receive, self._send = scope, receive, send
+        self.scope, self.receive, self.send = scope, receive, send
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
@@ -49,7 +49,7 @@ class Call:
     async def body(self, most: int) -> bytes:
         """Raises GatewayError 413 for more than `most` bytes, which are read all the same and dropped: a client that is cut off
         while it sends never sees the answer. Raises Gone."""
-        message = await self._receive()
+        message = await self.receive()
         if message["type"] != "http.request":
             raise Gone
         if not message.get("more_body", False) and len(message.get("body", b"")) <= most:
@@ -58,7 +58,7 @@ class Call:
         try:
             async with asyncio.timeout(_BODY_WITHIN):
                 while message.get("more_body", False):
-                    message = await self._receive()
+                    message = await self.receive()
                     if message["type"] != "http.request":
                         raise Gone
                     part = message.get("body", b"")
@@ -84,7 +84,7 @@ class Call:
             self._watcher = asyncio.create_task(self._wait_for_the_end())
 
     async def _wait_for_the_end(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
+        while (await self.receive())["type"] != "http.disconnect":
             pass
         self.leave()
 
@@ -121,16 +121,16 @@ class Call:
         lines = [(b"content-type", kind.encode()), (b"x-request-id", self.id.encode()), (b"request-id", self.id.encode())]
         for given in (self.told, headers or {}):
             lines += [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in given.items()]
-        await self._send({"type": "http.response.start", "status": status, "headers": lines})
+        await self.send({"type": "http.response.start", "status": status, "headers": lines})
 
     async def write(self, data: bytes) -> None:
         self.touched, self.writing = time.monotonic(), True
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        await self.send({"type": "http.response.body", "body": data, "more_body": True})
         self.writing = False
 
     async def end(self, data: bytes = b"") -> None:
         self.ended = True
-        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+        await self.send({"type": "http.response.body", "body": data, "more_body": False})
 
     async def reply(self, status: int, body: bytes, headers: Mapping[str, str] | None = None, kind: str = JSON) -> None:
         await self.begin(status, kind, {"content-length": str(len(body)), **(headers or {})})

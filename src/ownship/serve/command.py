@@ -57,6 +57,9 @@ class Serve:
     """A certificate (chain) in PEM: serve https."""
     tls_key: Path | None = None
     """Its key in PEM."""
+    worlds: Annotated[str, arg(metavar="MODEL|none")] = "scripted"
+    """Who decides at /v1/worlds: "scripted" is the parser without a model; else a model that has learnt worlds; "none": nobody.
+    With several workers it is nobody, for a world is known only to the process that builds it."""
     workers: int = 1
     """Processes that share the port, for a --config of upstreams behind URLs: about as many as there are cores to spare."""
     otel: Annotated[str, arg(metavar="URL")] = ""
@@ -120,11 +123,13 @@ def _serve(config: Serve, gateway: Config, store: Store, listener: socket.socket
     from ownship.gateway.upstreams import build
     from ownship.serve import app, tracing
     from ownship.serve.server import Server
+    from ownship.serve.worlds import Worlds
 
     spans = tracing.start(config.otel)
+    worlds = Worlds(config.worlds) if worker is None and config.worlds != "none" else None
     router = Router(gateway, build(gateway, config.precision, config.cache_mb << 20))
     face = app.create(router, store, mcp.Toolbox(gateway.mcp) if gateway.mcp else None, app.Limits(config.max_body_mb << 20),
-                      config.log_prompts, worker, spans)
+                      config.log_prompts, worker, spans, worlds)
     server = Server(face, config.drain, **tls)
     failed: list[str] = []
 
