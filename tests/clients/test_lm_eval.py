@@ -78,8 +78,8 @@ def number(text: str) -> float | None:
 def test_local_completions_equals_the_model_in_process(exact: Server, weights: Path, tmp_path: Path) -> None:
     """torch's float32 log-softmax over 49,152 entries is 1.3e-5 too large a token, 1.9e-3 over the longest document; with that in
     float64 the rest of their float32 is as near to the truth as ours (the test below)."""
-    theirs = evaluated(tmp_path, "hf", f"pretrained={weights},dtype=float32,softmax_dtype=float64", "--device", "cpu", "--batch_size",
-                       "1")
+    theirs = evaluated(tmp_path, "hf", f"pretrained={weights},dtype=float32,softmax_dtype=float64",
+                       "--device", "cpu", "--batch_size", "1")
     ours = evaluated(tmp_path, "local-completions", f"model=own,base_url={exact.url}/v1/completions,tokenizer_backend=huggingface,"
                      f"tokenizer={weights},max_retries=1", "--batch_size", "8")
     assert theirs.keys() == ours.keys() and {task for task, _ in ours} == set(TASKS)
