@@ -266,18 +266,17 @@ class Replies:
             bills = [bill for bill in work.bills if bill.trace is one]
             self.metrics.reply(one.model, _sum(bills), sum(bill.cost for bill in bills), one, call.began, _first(bills))
         said = (error.code or error.kind) if error is not None else None
+        usage, cost, first = _sum(work.bills), sum(bill.cost for bill in work.bills), _first(work.bills)
         if work.span is not None and self.spans is not None:
-            began = _first(work.bills)
-            self.spans.end(work.span, status, said, trace, _sum(work.bills), sum(bill.cost for bill in work.bills),
-                           None if began is None else began - call.began)
+            self.spans.end(work.span, status, said, trace, usage, cost, None if first is None else first - call.began)
         if not logs.on():
             return
-        key, usage, first = work.caller.key, _sum(work.bills), _first(work.bills)
+        key = work.caller.key
         fields: dict[str, Any] = {
             "id": call.id, "key": key.name if key is not None else None, "endpoint": work.wire, "status": status,
             "error": said, "stream": work.asked.stream,
             "prompt_tokens": usage.prompt, "completion_tokens": usage.completion,
-            "cost_micro_dollars": sum(bill.cost for bill in work.bills),
+            "cost_micro_dollars": cost,
             "first_ms": None if first is None else round((first - call.began) * 1000, 1),
             "total_ms": round((time.monotonic() - call.began) * 1000, 1), **trace.record()}
         if "x-ownship-cache" in call.told:
@@ -288,6 +287,8 @@ class Replies:
 
 
 def _sum(bills: list[Bill]) -> Usage:
+    if len(bills) == 1:
+        return bills[0].used
     return Usage(sum(bill.used.prompt for bill in bills), sum(bill.used.completion for bill in bills),
                  sum(bill.used.cached for bill in bills))
 
