@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -17,11 +17,42 @@ from ownship.serve.app import App
 from ownship.serve.call import CONNECTION
 
 _HEAD = 64 << 10  # bytes of a request's line and headers
+_AT_ONCE = 64 << 10  # bytes that are written at once, whatever else the turn brings
 _HEAD_WITHIN = 30.0  # seconds for the first request of a connection to say what it wants
 _TOO_LARGE = (b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\nconnection: close\r\n"
               b'content-length: %d\r\n\r\n%b')
 _TOO_LARGE_BODY = (b'{"error":{"message":"the headers are larger than 64 KB","type":"invalid_request_error","param":null,'
                    b'"code":null}}')
+
+
+class _Gathered:
+    """A transport whose writes of one turn of the loop go out together: the head of a reply and its body, or the events that an
+    upstream sent at once. A system call and a packet for each would take as long as making them."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._waiting: list[bytes] = []
+        self._size = 0
+
+    def write(self, data: bytes) -> None:
+        if not self._waiting:
+            self._loop.call_soon(self.flush)
+        self._waiting.append(data)
+        self._size += len(data)
+        if self._size > _AT_ONCE:  # whoever writes more is to learn from the transport that it waits
+            self.flush()
+
+    def flush(self) -> None:
+        waiting, self._waiting, self._size = self._waiting, [], 0
+        if waiting and not self._transport.is_closing():
+            self._transport.write(b"".join(waiting))
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class Protocol(HttpToolsProtocol):
@@ -39,7 +70,7 @@ class Protocol(HttpToolsProtocol):
             leave()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, _Gathered(transport, self.loop)))
         self._patience = self.loop.call_later(_HEAD_WITHIN, transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
