@@ -89,6 +89,7 @@ class HTTPUpstream:
         # redirect could carry the key elsewhere)
         proxy = _proxy(url)
         self._transport = transport or (Connections(url) if proxy is None else httpx.AsyncHTTPTransport(proxy=proxy))
+        self.punctual = isinstance(self._transport, Connections)  # ends at a deadline by itself: nobody has to watch each event
 
     def __repr__(self) -> str:
         return f"HTTPUpstream({self.base_url!r}, {self.wire!r})"  # and not the key
