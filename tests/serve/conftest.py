@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stage import HTTP, Stage, serving
+from stage import HTTP, Process, Stage, Start, serving
 from tiny import byte_tokenizer
 
 from ownship.gateway.routing import Router
@@ -40,3 +41,15 @@ def tiny(tiny_folder: Path) -> Iterator[Stage]:
         while HTTP.get(f"{stage.url}/ready").status_code != 200:
             time.sleep(0.05)
         yield stage
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    with contextlib.ExitStack() as stack:
+        def started(*arguments: str, **env: str) -> Process:
+            process = Process(*arguments, env={**os.environ, "OWNSHIP_STORE": str(tmp_path / "store.db"), **env})
+            stack.callback(process.running.wait, 60)
+            stack.callback(process.running.kill)
+            return process
+
+        yield started

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -93,3 +95,34 @@ def eventually(condition: Callable[[], object], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it never came to be"
         time.sleep(0.005)
+
+
+class Process:
+    def __init__(self, *arguments: str, env: dict[str, str]) -> None:
+        self.running = subprocess.Popen([sys.executable, "-m", "ownship", "serve", "--port", "0", *arguments], text=True, env=env,
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert self.running.stdout is not None and self.running.stderr is not None
+        self.said = ""
+        while line := self.running.stdout.readline():
+            self.said += line
+            if "chat.completions.create(" in line:
+                break
+        found = re.search(r"serving (\S+) at (https?://\S+:\d+)/v1", self.said)
+        assert found, self.said + self.running.stderr.read()
+        self.model, self.url = found.groups()
+        self.errors: list[str] = []  # read all the time: a full pipe would hold the server up
+        self._reader = threading.Thread(target=lambda: self.errors.extend(self.running.stderr or ()), daemon=True)
+        self._reader.start()
+
+    def client(self, key: str = "none") -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60)
+
+    def end(self, number: int) -> tuple[int, str]:
+        """Exit code, and all that it wrote to standard error."""
+        self.running.send_signal(number)
+        self.running.wait(60)
+        self._reader.join(60)
+        return self.running.returncode, "".join(self.errors)
+
+
+Start = Callable[..., Process]

@@ -15,6 +15,7 @@ import pytest
 from scripted import Scripted
 from stage import HELLO, HTTP, eventually, over, serving, tables
 
+from ownship.gateway import mcp
 from ownship.gateway.config import parse
 from ownship.gateway.mcp import Toolbox
 from ownship.gateway.routing import Router
@@ -100,8 +101,9 @@ def test_silence_is_filled(path: str, sign: str, monkeypatch: pytest.MonkeyPatch
         assert "Hello" in rest and rest.rstrip().endswith("[DONE]" if "chat" in path else '"message_stop"}')
 
 
-def test_tools_of_mcp_servers(tmp_path: Path) -> None:
+def test_tools_of_mcp_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model asks, the gateway calls, the client sees one reply."""
+    monkeypatch.setattr(mcp, "_CONNECT", 120.0)  # beside other work a server takes a while to come up
     (tmp_path / "server.py").write_text(SERVER)
     asked: list[Request] = []
 

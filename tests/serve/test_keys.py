@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -83,15 +82,16 @@ def test_who_is_let_in(store: Store) -> None:
             ask(stage, secret)
 
 
-def test_a_key_ends_and_is_rotated(store: Store) -> None:
-    short = new(store, "short", expires=periods.now() + 400)
+def test_a_key_ends_and_is_rotated(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = new(store, "short", expires=periods.now() + periods.DAY)
     old = new(store, "long")
     with over({"a": Scripted(WORDS)}, store=store) as stage:
         ask(stage, short)
         key = asyncio.run(store.admit(old))
         fresh = asyncio.run(store.rotate(key, 0))
         ask(stage, fresh)
-        time.sleep(0.5)
+        tomorrow = periods.now() + periods.DAY + 1
+        monkeypatch.setattr(periods, "now", lambda: tomorrow)
         for secret in (short, old):
             with pytest.raises(openai.AuthenticationError):
                 ask(stage, secret)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,13 +18,12 @@ import httpx
 import openai
 import pytest
 from books import check, ledger
-from stage import HELLO, HTTP, eventually
+from stage import HELLO, HTTP, Start, eventually
 
 from ownship import cli
 from ownship.store import database
 from ownship.store.store import Store
 
-Start = Callable[..., "Process"]
 SLOW = """
 import asyncio, json, sys
 async def answer(reader, writer):
@@ -50,46 +47,6 @@ async def main():
     await server.serve_forever()
 asyncio.run(main())
 """
-
-
-class Process:
-    def __init__(self, *arguments: str, env: dict[str, str]) -> None:
-        self.running = subprocess.Popen([sys.executable, "-m", "ownship", "serve", "--port", "0", *arguments], text=True, env=env,
-                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        assert self.running.stdout is not None and self.running.stderr is not None
-        self.said = ""
-        while line := self.running.stdout.readline():
-            self.said += line
-            if "chat.completions.create(" in line:
-                break
-        found = re.search(r"serving (\S+) at (https?://\S+:\d+)/v1", self.said)
-        assert found, self.said + self.running.stderr.read()
-        self.model, self.url = found.groups()
-        self.errors: list[str] = []  # read all the time: a full pipe would hold the server up
-        self._reader = threading.Thread(target=lambda: self.errors.extend(self.running.stderr or ()), daemon=True)
-        self._reader.start()
-
-    def client(self, key: str = "none") -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60)
-
-    def end(self, number: int) -> tuple[int, str]:
-        """Exit code, and all that it wrote to standard error."""
-        self.running.send_signal(number)
-        self.running.wait(60)
-        self._reader.join(60)
-        return self.running.returncode, "".join(self.errors)
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    with contextlib.ExitStack() as stack:
-        def started(*arguments: str, **env: str) -> Process:
-            process = Process(*arguments, env={**os.environ, "OWNSHIP_STORE": str(tmp_path / "store.db"), **env})
-            stack.callback(process.running.wait, 60)
-            stack.callback(process.running.kill)
-            return process
-
-        yield started
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def upstream(behave: Callable[[socket.socket, int, bool], None]) -> Iterator[tup
 
 @contextmanager
 def before(url: str, **more: Any) -> Iterator[Stage]:
-    config = parse({"upstreams": {"a": {"url": url, "first_token": 1.0}}, "retry": {"attempts": 2, "base": 0.01, "deadline": 20.0},
+    config = parse({"upstreams": {"a": {"url": url, "first_token": 1.0}}, "retry": {"attempts": 2, "base": 0.01, "deadline": 240.0},
                     "models": {"a": {"upstream": "a", "price": {"input": 1.0, "output": 1.0}}}, **more})
     with over(build(config), config) as stage:
         yield stage

@@ -161,6 +161,19 @@ def test_a_budget_set_later_counts_what_was_spent(engine: sa.Engine) -> None:
     assert books.check(engine) == 4
 
 
+def test_more_than_one_statement_takes(engine: sa.Engine) -> None:
+    """200 requests of 100 keys in one transaction, each with a budget that the next one would break."""
+    with database.writing(engine) as connection:
+        for key in range(100):
+            budgets.put(connection, f"key:{key}", "money", "total", 2)
+        several = [reservation(at % 100, at % 7, 1, 1) for at in range(200)]
+        assert ledger.commit(connection, several, []) == ([None] * 200, [])
+        settled = [Settlement(one, Outcome(cost=1, prompt=1)) for one in several]
+        refused, ended = ledger.commit(connection, [reservation(at, 0, 1) for at in range(100)], settled + settled[:50])
+        assert all(isinstance(refusal, OverBudget) for refusal in refused) and ended == [True] * 200 + [False] * 50
+    assert books.check(engine) == 0 and len(books.ledger(engine)) == 200
+
+
 def test_more_than_was_reserved_is_charged_all_the_same(engine: sa.Engine) -> None:
     """The ledger tells the truth also where the worst case was not."""
     with database.writing(engine) as connection:

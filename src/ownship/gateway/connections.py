@@ -7,6 +7,7 @@ connections, and more with more. Here the connection that was used last is taken
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
@@ -38,6 +39,10 @@ def _trust() -> ssl.SSLContext:
     return context
 
 
+class Late(httpx.TimeoutException):
+    """The reply has taken longer than it may."""
+
+
 class Connections:
     """To the server of `url`. As many connections as there are requests at once. Raises httpx's errors."""
 
@@ -47,10 +52,11 @@ class Connections:
         self._idle: deque[_Connection] = deque()  # the one used last at the right end
         self._reaper: asyncio.TimerHandle | None = None
 
-    async def post(self, head: bytes, body: bytes, connect: float, silence: float) -> Reply:
-        """The reply, once its headers are there. `head` is that of `head()`; `connect` in seconds, and `silence` without a byte."""
-        connection = self._kept() or await self._connect(connect)
-        reply = connection.ask(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body), silence)
+    async def post(self, head: bytes, body: bytes, connect: float, silence: float, until: float = math.inf) -> Reply:
+        """The reply, once its headers are there. `head` is that of `head()`; `connect` in seconds, and `silence` without a byte.
+        At `until` (on the loop's clock) whatever is under way ends, and whoever waits for it gets Late."""
+        connection = self._kept() or await self._connect(connect, until)
+        reply = connection.ask(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body), silence, until)
         try:
             await reply.begun()
         except BaseException:
@@ -73,14 +79,15 @@ class Connections:
             connection.transport.abort()
         return None
 
-    async def _connect(self, seconds: float) -> _Connection:
+    async def _connect(self, seconds: float, until: float) -> _Connection:
+        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(seconds):
-                _, connection = await asyncio.get_running_loop().create_connection(
+            async with asyncio.timeout_at(min(loop.time() + seconds, until)):
+                _, connection = await loop.create_connection(
                     lambda: _Connection(self), self._host, self._port, ssl=_trust() if self._ssl else None)
                 return connection
         except TimeoutError:
-            raise httpx.ConnectTimeout("no connection in time") from None
+            raise (Late if loop.time() >= until else httpx.ConnectTimeout)("no connection in time") from None
         except (OSError, UnicodeError) as error:
             raise httpx.ConnectError(type(error).__name__) from None
 
@@ -103,17 +110,17 @@ class Reply:
     """One reply: its head (names of headers in small letters), then its body as it comes. Its connection goes back to the pool when
     the last byte is there."""
 
-    def __init__(self, connection: _Connection, silence: float) -> None:
+    def __init__(self, connection: _Connection, silence: float, until: float) -> None:
         self.status_code = 0
         self.headers: dict[str, str] = {}
         self.headed = self.whole = False
         self.error: Exception | None = None
-        self._connection, self._silence = connection, silence
+        self._connection, self._silence, self._until = connection, silence, until
         self._pieces: list[bytes] = []
         self._ahead = 0
         self._waiter: asyncio.Future[None] | None = None
         self._spared = self._paused = False
-        self._timer = connection.loop.call_later(silence, self._look)
+        self._timer = connection.loop.call_at(min(connection.touched + silence, until), self._look)
 
     # For who reads it
 
@@ -205,10 +212,12 @@ class Reply:
         """One timer for the whole reply, set again when it finds that something came meanwhile."""
         now = self._connection.loop.time()
         until = (now if self._paused else self._connection.touched) + self._silence
-        if until <= now:
+        if self._until <= now:
+            self.fail(Late("too long"))
+        elif until <= now:
             self.fail(httpx.ReadTimeout("silence"))
         else:
-            self._timer = self._connection.loop.call_at(until, self._look)
+            self._timer = self._connection.loop.call_at(min(until, self._until), self._look)
 
 
 class _Connection(asyncio.Protocol):
@@ -227,10 +236,10 @@ class _Connection(asyncio.Protocol):
     def usable(self, now: float) -> bool:
         return self.loop is asyncio.get_running_loop() and not self.transport.is_closing() and now - self.touched < _KEPT
 
-    def ask(self, request: bytes, silence: float) -> Reply:
+    def ask(self, request: bytes, silence: float, until: float) -> Reply:
         self.touched = self.loop.time()
         self._head = 0
-        self._reply = reply = Reply(self, silence)
+        self._reply = reply = Reply(self, silence, until)
         self.transport.write(request)
         return reply
 

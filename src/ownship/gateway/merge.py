@@ -10,18 +10,15 @@ from ownship.gateway.reply import close
 from ownship.gateway.types import Event, Started, Usage, Used
 
 
-async def together(streams: Sequence[AsyncIterator[Event]], n: int) -> AsyncIterator[Event]:
+def together(streams: Sequence[AsyncIterator[Event]], n: int) -> AsyncIterator[Event]:
     """The events of all `streams` as they come; choice i of stream k is choice k·n + i here, and the tokens used are summed.
 
     What one stream raises is raised, and the others are closed; so they are if this one is.
     """
-    if len(streams) == 1:
-        try:
-            async for event in streams[0]:
-                yield event
-        finally:
-            await close(streams[0])
-        return
+    return streams[0] if len(streams) == 1 else _merged(streams, n)
+
+
+async def _merged(streams: Sequence[AsyncIterator[Event]], n: int) -> AsyncIterator[Event]:
     queue: asyncio.Queue[tuple[int, Event | Exception | None]] = asyncio.Queue(64)  # bounded: a slow client slows the upstreams
 
     async def read(k: int, stream: AsyncIterator[Event]) -> None:

@@ -139,6 +139,7 @@ class _Call:
         self._attempt: Attempt | None = None
         self._permit = -1
         self._has_slot = self._whole = False
+        self._punctual = getattr(candidate.guard.upstream, "punctual", False)
 
     async def begin(self, wait: bool, apart: bool = False) -> None:
         """Calls, and returns when something of the reply is there. Raises GatewayError, and is closed then.
@@ -175,7 +176,7 @@ class _Call:
             self.trace.model, self.trace.upstream = self.candidate.model, self.candidate.guard.name
         else:
             try:
-                event = await self._read(self.deadline)
+                event = await self._read(None if self._punctual else self.deadline)
             except _Ended:
                 if self._whole:
                     return None
@@ -245,11 +246,11 @@ class _Call:
         self.trace.skipped.append((self.candidate.model, f"{guard.name} fails: its breaker is open"))
         raise NotNow(503, "overloaded", f"{guard.name} does not answer at present", retry_after=left)
 
-    async def _read(self, until: float) -> Event:
+    async def _read(self, until: float | None) -> Event:
         assert self._stream is not None
         name = self.candidate.guard.name
         try:
-            return await within(anext(self._stream), until)
+            return await (anext(self._stream) if until is None else within(anext(self._stream), until))
         except StopAsyncIteration:
             raise _Ended(502, "upstream", f"{name} ended in the midst of its reply") from None
         except TimeoutError:

@@ -89,13 +89,13 @@ class Router:
 
     def plan(self, request: Request, ask: Ask) -> Plan:
         """Raises GatewayError if no model may answer; says of each why not."""
-        prompt = prices.estimate(request) if ask.prompt is None else ask.prompt
         target = self.config.aliases.get(request.model, request.model)
         name = target.removeprefix(POLICY)
         if target in self.routes and (ask.models is None or target in ask.models):
             routes, why, skipped = self._named(self.routes[target], request, ask)
         elif target.startswith(POLICY) and (name == "auto" or name in self.config.policies):
             policy = self.config.policies.get(name, PolicyTable())
+            prompt = prices.estimate(request) if ask.prompt is None else ask.prompt
             routes, why, skipped = self._chosen(target, policy, request, ask, prompt)
         else:
             raise GatewayError(404, "not_found", f"there is no model {request.model[:100]!r}", "model", "model_not_found")
@@ -151,7 +151,7 @@ class Router:
         names = lists.get("budget", []) if poor else list(dict.fromkeys([*lists.get("error", []), *lists.get("context", [])]))
         routes: list[tuple[Route, frozenset[Reason]]] = [] if poor else [(route, _ANY)]
         skipped = [(route.name, poor)] if poor else []
-        needs = _needs(request)
+        needs = _needs(request) if names else frozenset()
         for name in names:
             other = self.routes[name]
             refusal = _forbidden(other, ask) or _unable(other, needs) or self._too_dear(other, request, ask)

@@ -4,10 +4,11 @@ for others to decide."""
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import urllib.request
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ import httpx
 from ownship.errors import UserError
 from ownship.gateway import failure, sse, to_chat, to_completions, to_messages, to_responses
 from ownship.gateway.codec import Dialect
-from ownship.gateway.connections import Connections, Reply, head
+from ownship.gateway.connections import Connections, Late, Reply, head
 from ownship.gateway.reply import close
 from ownship.gateway.types import Event, GatewayError, Image, Request, Text, ToolCall, ToolResult, Used, Wire
 from ownship.gateway.within import within
@@ -24,6 +25,8 @@ from ownship.gateway.within import within
 DIALECTS: Mapping[Wire, Dialect] = {"chat": to_chat, "completions": to_completions, "responses": to_responses,
                                     "messages": to_messages}
 
+# headers that tell an upstream whose request it is part of: set by who has the request, in its task
+TRACING: ContextVar[Mapping[str, str]] = ContextVar("ownship_tracing", default={})  # noqa: B039
 MAX_REPLY = 32 << 20  # bytes of one reply, whole or streamed: 64 choices of 100,000 tokens have less
 _MAX_REFUSAL = 64 << 10  # bytes of an error that are read
 _CONNECT = 10.0  # seconds
@@ -86,6 +89,7 @@ class HTTPUpstream:
         # redirect could carry the key elsewhere)
         proxy = _proxy(url)
         self._transport = transport or (Connections(url) if proxy is None else httpx.AsyncHTTPTransport(proxy=proxy))
+        self.punctual = isinstance(self._transport, Connections)  # ends at a deadline by itself: nobody has to watch each event
 
     def __repr__(self) -> str:
         return f"HTTPUpstream({self.base_url!r}, {self.wire!r})"  # and not the key
@@ -95,7 +99,8 @@ class HTTPUpstream:
         body = self.dialect.body(asked)
         # a reply that comes whole is silent while it is thought out, and may take as long as the request may
         silence = self.silence if asked.stream or deadline is None else max(self.silence, deadline - time.monotonic())
-        async with self._open(self.dialect.PATH, body, deadline, silence) as response:
+        response = await self._open(self.dialect.PATH, body, deadline, silence)
+        try:
             kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind == "text/event-stream":
                 async for event in self._events(response, asked, deadline):
@@ -108,6 +113,8 @@ class HTTPUpstream:
                 events = self.dialect.events(reply, asked)
             except _GARBLED as error:
                 raise _strange(error) from None
+        finally:
+            await response.aclose()
         for event in events:
             yield event
 
@@ -115,8 +122,11 @@ class HTTPUpstream:
         """Anthropic's own count, and an estimate for the other formats, which have none."""
         if self.wire != "messages":
             return estimate(request)
-        async with self._open(to_messages.COUNT_PATH, to_messages.counted(self._named(request)), None) as response:
+        response = await self._open(to_messages.COUNT_PATH, to_messages.counted(self._named(request)), None)
+        try:
             reply = _parsed(await self._whole(response, _MAX_REFUSAL, None))
+        finally:
+            await response.aclose()
         tokens = reply.get("input_tokens") if isinstance(reply, dict) else None
         if not isinstance(tokens, int):
             raise failure.garbled("no input_tokens")
@@ -128,13 +138,20 @@ class HTTPUpstream:
     def _named(self, request: Request) -> Request:
         return request if self.model is None else replace(request, model=self.model)
 
-    @asynccontextmanager
-    async def _open(self, path: str, body: Any, deadline: float | None,
-                    silence: float | None = None) -> AsyncIterator[httpx.Response | Reply]:
-        """A reply of status 200 whose body has not been read."""
+    async def _open(self, path: str, body: Any, deadline: float | None, silence: float | None = None) -> httpx.Response | Reply:
+        """A reply of status 200 whose body has not been read. Whoever has it closes it."""
+        silence = self.silence if silence is None else silence
         try:
-            posted = self._post(path, sse.dumps(body), self.silence if silence is None else silence)
-            response: httpx.Response | Reply = await self._within(posted, deadline)
+            if isinstance(self._transport, Connections):
+                begin = self._heads[path]
+                if tracing := TRACING.get():
+                    begin += "".join(f"{name}: {value}\r\n" for name, value in tracing.items()).encode("latin-1", "replace")
+                response: httpx.Response | Reply = await self._transport.post(
+                    begin, sse.dumps(body), _CONNECT, silence, _on_the_loop(deadline))
+            else:
+                response = await self._within(self._post(path, sse.dumps(body), silence), deadline)
+        except Late:
+            raise _late() from None
         except httpx.TimeoutException:
             raise GatewayError(504, "timeout", "the upstream did not answer in time") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -144,16 +161,17 @@ class HTTPUpstream:
                 raise failure.garbled("an encoding that was not asked for")
             if response.status_code != 200:
                 raise await self._refused(response, deadline)
-            yield response
-        finally:
+            return response
+        except BaseException:
             await response.aclose()
+            raise
 
-    async def _post(self, path: str, body: bytes, silence: float) -> httpx.Response | Reply:
-        if isinstance(self._transport, Connections):
-            return await self._transport.post(self._heads[path], body, _CONNECT, silence)
+    async def _post(self, path: str, body: bytes, silence: float) -> httpx.Response:
+        assert not isinstance(self._transport, Connections)
         timeouts = {"timeout": {"connect": _CONNECT, "read": silence, "write": silence, "pool": None}}
+        headers = [*self._headers, *TRACING.get().items()]
         return await self._transport.handle_async_request(
-            httpx.Request("POST", self._urls[path], headers=self._headers, content=body, extensions=timeouts))
+            httpx.Request("POST", self._urls[path], headers=headers, content=body, extensions=timeouts))
 
     async def _refused(self, response: httpx.Response | Reply, deadline: float | None) -> GatewayError:
         try:
@@ -167,9 +185,13 @@ class HTTPUpstream:
         return error
 
     async def _events(self, response: httpx.Response | Reply, request: Request, deadline: float | None) -> AsyncIterator[Event]:
-        parser, reader, started = self.dialect.parser(request), sse.Reader(), False
-        async with aclosing(self._chunks(response, self.max_reply, deadline)) as chunks:
-            async for chunk in chunks:
+        parser, reader, started, size = self.dialect.parser(request), sse.Reader(), False, 0
+        chunks = aiter(response) if isinstance(response, Reply) else response.aiter_raw()
+        try:
+            while (chunk := await self._next(chunks, deadline)) is not None:
+                size += len(chunk)
+                if size > self.max_reply:
+                    raise _too_large(self.max_reply)
                 for data in reader.feed(chunk):
                     try:
                         events = parser.feed(data)
@@ -182,41 +204,62 @@ class HTTPUpstream:
                             if isinstance(response, Reply):
                                 response.spare()
                             return
+        finally:
+            await close(chunks)
         if not started:
             raise failure.broken_off()
         for event in parser.end():
             yield event
 
     async def _whole(self, response: httpx.Response | Reply, limit: int, deadline: float | None) -> bytes:
-        async with aclosing(self._chunks(response, limit, deadline)) as chunks:
-            return b"".join([chunk async for chunk in chunks])
-
-    async def _chunks(self, response: httpx.Response | Reply, limit: int, deadline: float | None) -> AsyncGenerator[bytes, None]:
-        size, chunks = 0, aiter(response) if isinstance(response, Reply) else response.aiter_raw()
+        chunks = aiter(response) if isinstance(response, Reply) else response.aiter_raw()
+        pieces, size = [], 0
         try:
-            while True:
-                try:
-                    chunk = await self._within(anext(chunks), deadline)
-                except StopAsyncIteration:
-                    return
-                except httpx.TimeoutException:
-                    raise GatewayError(504, "timeout", f"the upstream was silent for {self.silence:g} seconds") from None
-                except httpx.HTTPError:
-                    raise failure.broken_off() from None
+            while (chunk := await self._next(chunks, deadline)) is not None:
                 size += len(chunk)
                 if size > limit:
-                    raise GatewayError(502, "upstream", f"the upstream's reply is larger than {limit} bytes")
-                yield chunk
+                    raise _too_large(limit)
+                pieces.append(chunk)
         finally:
             await close(chunks)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def _next(self, chunks: AsyncIterator[bytes], deadline: float | None) -> bytes | None:
+        """More of a reply; None at its end."""
+        try:
+            if isinstance(chunks, Reply):  # which minds its deadline itself
+                return await anext(chunks)
+            more: bytes = await self._within(anext(chunks), deadline)
+            return more
+        except StopAsyncIteration:
+            return None
+        except Late:
+            raise _late() from None
+        except httpx.TimeoutException:
+            raise GatewayError(504, "timeout", f"the upstream was silent for {self.silence:g} seconds") from None
+        except httpx.HTTPError:
+            raise failure.broken_off() from None
 
     async def _within(self, work: Any, deadline: float | None) -> Any:
         if deadline is None:
             return await work
         try:
-            return await within(work, asyncio.get_running_loop().time() + deadline - time.monotonic())
+            return await within(work, _on_the_loop(deadline))
         except TimeoutError:
-            raise GatewayError(504, "timeout", "the reply took longer than the request may take") from None
+            raise _late() from None
+
+
+def _on_the_loop(deadline: float | None) -> float:
+    """On the loop's clock, which a test may have set."""
+    return math.inf if deadline is None else asyncio.get_running_loop().time() + deadline - time.monotonic()
+
+
+def _late() -> GatewayError:
+    return GatewayError(504, "timeout", "the reply took longer than the request may take")
+
+
+def _too_large(limit: int) -> GatewayError:
+    return GatewayError(502, "upstream", f"the upstream's reply is larger than {limit} bytes")
 
 
 def _proxy(url: httpx.URL) -> str | None:

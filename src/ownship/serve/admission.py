@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import cast, get_args
+from typing import Protocol, cast, get_args
 
 from ownship.gateway.config import REACH, Privacy
 from ownship.gateway.routing import Ask, Router
@@ -31,13 +31,33 @@ class Caller:
     ask: Ask
 
 
+class Rates(Protocol):
+    def take(self, key: int, now: float, each: float, most: float) -> float:
+        """Counts a request that takes `each` seconds of the key's time, if no more than `most` is used up then. Returns how long it
+        has to wait for that; 0 if it was counted."""
+        ...
+
+
+class OwnRates:
+    """The rates of one process."""
+
+    def __init__(self) -> None:
+        self._used_up: dict[int, float] = {}  # key → when it would have used up what it has asked for
+
+    def take(self, key: int, now: float, each: float, most: float) -> float:
+        used_up = max(self._used_up.get(key, 0.0), now)
+        if (wait := used_up + each - now - most) > 1e-6:
+            return wait
+        self._used_up[key] = used_up + each
+        return 0.0
+
+
 class Admission:
     """Without a `store`, or while no key was ever made in it, whoever is on this machine may do everything."""
 
-    def __init__(self, router: Router, store: Store | None) -> None:
-        self.router, self.store = router, store
+    def __init__(self, router: Router, store: Store | None, rates: Rates | None = None) -> None:
+        self.router, self.store, self.rates = router, store, rates or OwnRates()
         self._keyed, self._asked = False, 0.0  # whether keys are needed, and until when "no" is believed
-        self._rates: dict[int, float] = {}  # key → when it would have used up what it has asked for
         self._models: dict[tuple[str, ...], frozenset[str] | None] = {}
 
     async def admit(self, call: Call, endpoint: str) -> Caller:
@@ -65,12 +85,9 @@ class Admission:
         with the time until the next one."""
         if caller.key is None or caller.key.per_minute is None:
             return
-        now, each = time.monotonic(), _MINUTE / caller.key.per_minute
-        used_up = max(self._rates.get(caller.key.id, 0.0), now)
-        if (wait := used_up + each - now - _MINUTE) > 1e-6:
+        if wait := self.rates.take(caller.key.id, time.monotonic(), _MINUTE / caller.key.per_minute, _MINUTE):
             raise GatewayError(429, "rate_limit", f"this key may make {caller.key.per_minute:,} requests a minute",
                                retry_after=wait)
-        self._rates[caller.key.id] = used_up + each
 
     async def _needs_keys(self) -> bool:
         if self.store is None or self._keyed:

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
@@ -22,7 +22,12 @@ from ownship.serve import metrics, openapi
 from ownship.serve.admission import Admission, Caller
 from ownship.serve.call import Call, Gone, Receive, Scope, Send
 from ownship.serve.replies import ENDING, Replies
+from ownship.serve.tracing import Spans
+from ownship.serve.worlds import PATH, Worlds, described
 from ownship.store.store import Store
+
+if TYPE_CHECKING:
+    from ownship.serve.workers import Worker
 
 log = logging.getLogger(__name__)
 Handler = Callable[[Call], Awaitable[None]]
@@ -63,11 +68,13 @@ class App:
     """An ASGI application. It starts the router's local engines with the server and closes router and toolbox with it; the store
     belongs to whoever opened it."""
 
-    def __init__(self, router: Router, store: Store | None, toolbox: Toolbox | None, limits: Limits, log_bodies: bool) -> None:
-        self.router, self.store, self.toolbox, self.limits = router, store, toolbox, limits
-        self.admission = Admission(router, store)
+    def __init__(self, router: Router, store: Store | None, toolbox: Toolbox | None, limits: Limits, log_bodies: bool,
+                 worker: Worker | None, spans: Spans | None, worlds: Worlds | None) -> None:
+        self.router, self.store, self.toolbox, self.limits, self.worker = router, store, toolbox, limits, worker
+        self.worlds = worlds
+        self.admission = Admission(router, store, None if worker is None else worker.rates)
         self.metrics = metrics.Metrics(router)
-        self.replies = Replies(router, store, toolbox, self.metrics, log_bodies)
+        self.replies = Replies(router, store, toolbox, self.metrics, log_bodies, spans)
         self.locals = {name: upstream for name, upstream in router.upstreams.items() if isinstance(upstream, Local)}
         self.draining = False
         self.until = float("inf")  # when whatever is under way has to end, once it is draining
@@ -103,6 +110,9 @@ class App:
         found = self.routes.get(call.path)
         if found is None and call.path.startswith("/v1/models/"):
             found = {"GET": self._model}
+        if found is None and self.worlds is not None and (call.path + "/").startswith(f"{PATH}/"):
+            self.worlds.check(call)
+            return self._world
         if found is None:
             raise GatewayError(404, "not_found", f"no such path: {call.path[:200]}")
         method = "GET" if call.method == "HEAD" else call.method
@@ -131,6 +141,8 @@ class App:
         for task in tasks:
             task.cancel()
         await self.router.close()
+        if self.worlds is not None:
+            self.worlds.close()
         if self.toolbox is not None:
             await self.toolbox.close()
         await send({"type": "lifespan.shutdown.complete"})
@@ -196,7 +208,8 @@ class App:
 
     async def _metrics(self, call: Call) -> None:
         await self._admit(call, "metrics")
-        await call.reply(200, self.metrics.text(), kind=metrics.KIND)
+        text = self.metrics.text()
+        await call.reply(200, text if self.worker is None else await self.worker.added(text), kind=metrics.KIND)
 
     async def _document(self, call: Call) -> None:
         streams = frozenset(f"/v1{front.PATH}" for front in FRONTS.values())
@@ -204,7 +217,16 @@ class App:
             models = self.router.names((await self._admit(call, "models")).ask)
         except GatewayError:  # the document is for everyone, the names of the models are not
             models = []
-        await call.reply(200, sse.dumps(openapi.document(_BODIES, _READS, streams, models)))
+        await call.reply(200, sse.dumps(openapi.document(_BODIES, _READS, streams, models, described() if self.worlds else {})))
+
+    async def _world(self, call: Call) -> None:
+        caller = await self._admit(call, "worlds")
+        if call.method == "POST":
+            self.admission.pace(caller)
+            if self.draining:
+                raise ENDING
+        assert self.worlds is not None
+        await self.worlds.answer(call, "" if caller.key is None else caller.key.name)
 
     def _local(self, name: str | None) -> Local:
         """The local model of that name; without one, the first there is."""
@@ -249,6 +271,8 @@ class App:
 
 
 def create(router: Router, store: Store | None = None, toolbox: Toolbox | None = None, limits: Limits = Limits(),
-           log_bodies: bool = False) -> App:
-    """The application over a router; without a `store` there are no keys, and whoever is on this machine may do everything."""
-    return App(router, store, toolbox, limits, log_bodies)
+           log_bodies: bool = False, worker: Worker | None = None, spans: Spans | None = None,
+           worlds: Worlds | None = None) -> App:
+    """The application over a router; without a `store` there are no keys, and whoever is on this machine may do everything.
+    `worker`: one of several processes. `spans`: OpenTelemetry's. `worlds`: who answers at /v1/worlds."""
+    return App(router, store, toolbox, limits, log_bodies, worker, spans, worlds)

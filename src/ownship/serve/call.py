@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
+from ownship.gateway.codec import new_id
 from ownship.gateway.types import GatewayError, invalid
 
 Scope = MutableMapping[str, Any]
@@ -19,6 +19,7 @@ _ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 _BODY_WITHIN = 60.0  # seconds for a body to arrive
 JSON = "application/json"
 EVENTS = "text/event-stream"
+CONNECTION = "ownship.connection"  # in a scope: who knows when the client leaves, if somebody does
 
 
 class Gone(Exception):
@@ -30,12 +31,12 @@ class Call:
     something was last sent."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.scope, self._receive, self._send = scope, receive, send
+        self.scope, self.receive, self.send = scope, receive, send
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         given = self.headers.get("x-request-id", "")
-        self.id = given if _ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+        self.id = given if given and _ID.fullmatch(given) else new_id("req_")
         self.began = self.touched = time.monotonic()
         self.status = 0
         self.told: dict[str, str] = {}  # headers that the response will have, whatever it is
@@ -48,7 +49,7 @@ class Call:
     async def body(self, most: int) -> bytes:
         """Raises GatewayError 413 for more than `most` bytes, which are read all the same and dropped: a client that is cut off
         while it sends never sees the answer. Raises Gone."""
-        message = await self._receive()
+        message = await self.receive()
         if message["type"] != "http.request":
             raise Gone
         if not message.get("more_body", False) and len(message.get("body", b"")) <= most:
@@ -57,7 +58,7 @@ class Call:
         try:
             async with asyncio.timeout(_BODY_WITHIN):
                 while message.get("more_body", False):
-                    message = await self._receive()
+                    message = await self.receive()
                     if message["type"] != "http.request":
                         raise Gone
                     part = message.get("body", b"")
@@ -76,10 +77,14 @@ class Call:
         """From now on the current task is cancelled when the client leaves (`gone`) or the server ends. To be called after the
         body was read."""
         self._main = asyncio.current_task()
-        self._watcher = asyncio.create_task(self._wait_for_the_end())
+        connection = self.scope.get(CONNECTION)
+        if connection is not None:  # which tells it: a task for each request only to wait would be a tenth of its cost
+            connection.watch(self.leave)
+        else:
+            self._watcher = asyncio.create_task(self._wait_for_the_end())
 
     async def _wait_for_the_end(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
+        while (await self.receive())["type"] != "http.disconnect":
             pass
         self.leave()
 
@@ -98,6 +103,8 @@ class Call:
     def unwatch(self) -> None:
         if self._watcher is not None:
             self._watcher.cancel()
+        elif (connection := self.scope.get(CONNECTION)) is not None:
+            connection.watch(None)
 
     def why_cancelled(self) -> GatewayError | None:
         """In the handler of a CancelledError: Gone or an error for the client, instead of the cancellation, if it was ours."""
@@ -114,16 +121,16 @@ class Call:
         lines = [(b"content-type", kind.encode()), (b"x-request-id", self.id.encode()), (b"request-id", self.id.encode())]
         for given in (self.told, headers or {}):
             lines += [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in given.items()]
-        await self._send({"type": "http.response.start", "status": status, "headers": lines})
+        await self.send({"type": "http.response.start", "status": status, "headers": lines})
 
     async def write(self, data: bytes) -> None:
         self.touched, self.writing = time.monotonic(), True
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        await self.send({"type": "http.response.body", "body": data, "more_body": True})
         self.writing = False
 
     async def end(self, data: bytes = b"") -> None:
         self.ended = True
-        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+        await self.send({"type": "http.response.body", "body": data, "more_body": False})
 
     async def reply(self, status: int, body: bytes, headers: Mapping[str, str] | None = None, kind: str = JSON) -> None:
         await self.begin(status, kind, {"content-length": str(len(body)), **(headers or {})})

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import json
 import logging
+import os
 import re
 import socket
 from collections.abc import Callable
@@ -21,6 +22,9 @@ from ownship.errors import UserError
 if TYPE_CHECKING:
     from ownship.gateway.config import Config
     from ownship.serve.app import App
+    from ownship.serve.server import Server
+    from ownship.serve.workers import Worker
+    from ownship.store.store import Store
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,14 @@ class Serve:
     """A certificate (chain) in PEM: serve https."""
     tls_key: Path | None = None
     """Its key in PEM."""
+    worlds: Annotated[str, arg(metavar="MODEL|none")] = "scripted"
+    """Who decides at /v1/worlds: "scripted" is the parser without a model; else a model that has learnt worlds; "none": nobody.
+    With several workers it is nobody, for a world is known only to the process that builds it."""
+    workers: int = 1
+    """Processes that share the port, for a --config of upstreams behind URLs: about as many as there are cores to spare."""
+    otel: Annotated[str, arg(metavar="URL")] = ""
+    """Send OpenTelemetry spans (no text of prompts or replies) to this collector, over HTTP. By default
+    $OTEL_EXPORTER_OTLP_ENDPOINT; without either there are none."""
     log_prompts: bool = False
     """Log the requests' bodies too. By default no text of a prompt or a reply is logged."""
 
@@ -60,11 +72,8 @@ class Serve:
 def run(config: Serve) -> None:
     """Serves until SIGINT or SIGTERM. Raises UserError if something of what it was told cannot be."""
     from ownship.gateway import mcp
-    from ownship.gateway.routing import Router
-    from ownship.gateway.upstreams import build
-    from ownship.serve import app, logs
+    from ownship.serve import logs
     from ownship.serve.admission import loopback
-    from ownship.serve.server import Server
     from ownship.store import database
     from ownship.store.store import Store
 
@@ -72,29 +81,102 @@ def run(config: Serve) -> None:
     tls = _tls(config)
     if gateway.mcp:
         mcp.require()
-    store = Store(config.store or database.default())
+    shared = _shared(config, gateway) if config.workers != 1 else None
+    url = config.store or database.default()
+    store = Store(url)
     try:
         keyed = asyncio.run(store.keyed())
         if not keyed and not loopback(config.host):
             raise UserError(f"--host {config.host} can be reached by others, and there are no keys: whoever finds it could use it."
                             " Make one (ownship keys create NAME), or serve this machine only (--host 127.0.0.1)")
-        listener = _listen(config.host, config.port)
         _many_files()
-        logs.start()
-        router = Router(gateway, build(gateway, config.precision, config.cache_mb << 20))
-        face = app.create(router, store, mcp.Toolbox(gateway.mcp) if gateway.mcp else None,
-                          app.Limits(config.max_body_mb << 20), config.log_prompts)
-        server = Server(face, config.drain, **tls)
-        url = _url(config.host, listener.getsockname()[1], bool(tls))
-        failed: list[str] = []
-        face.on_start = lambda: _when_ready(face, lambda: _say(url, first, keyed), failed, server)
-        gc.collect()
-        gc.freeze()  # what is there now stays, and need not be looked through again
-        server.run(sockets=[listener])
+        if shared is None:
+            listener = _listen(config.host, config.port)
+            logs.start()
+            return _serve(config, gateway, store, listener, tls, lambda: _say(_url(config, listener, tls), first, keyed), None)
     finally:
         store.close()
+        logs.flush()
+    from ownship.serve import workers
+
+    listeners = _listeners(config)
+    logs.start()
+
+    def work(listener: socket.socket, worker: Worker) -> int:
+        store = Store(url)
+        try:
+            _serve(config, shared, store, listener, tls, worker.ready, worker)
+        finally:
+            store.close()
+            logs.flush()
+        return 0
+
+    if code := workers.run(listeners, work, lambda: _say(_url(config, listeners[0], tls), first, keyed)):
+        raise UserError(f"a worker ended before it was ready ({code}); its log above says why")
+
+
+def _serve(config: Serve, gateway: Config, store: Store, listener: socket.socket, tls: dict[str, str], say: Callable[[], None],
+           worker: Worker | None) -> None:
+    """Serves until a signal; `say` is called when the engines are ready. Raises UserError if the only one cannot be had."""
+    from ownship.gateway import mcp
+    from ownship.gateway.routing import Router
+    from ownship.gateway.upstreams import build
+    from ownship.serve import app, tracing
+    from ownship.serve.server import Server
+    from ownship.serve.worlds import Worlds
+
+    spans = tracing.start(config.otel)
+    worlds = Worlds(config.worlds) if worker is None and config.worlds != "none" else None
+    router = Router(gateway, build(gateway, config.precision, config.cache_mb << 20))
+    face = app.create(router, store, mcp.Toolbox(gateway.mcp) if gateway.mcp else None, app.Limits(config.max_body_mb << 20),
+                      config.log_prompts, worker, spans, worlds)
+    server = Server(face, config.drain, **tls)
+    failed: list[str] = []
+
+    async def start() -> None:
+        living = None if worker is None else asyncio.create_task(worker.live(face.metrics.text, server.end))
+        await _when_ready(face, say, failed, server)
+        if living is not None:
+            await living
+
+    face.on_start = start
+    gc.collect()
+    gc.freeze()  # what is there now stays, and need not be looked through again
+    try:
+        server.run(sockets=[listener])
+    finally:
+        if spans is not None:
+            spans.close()
     if failed:
         raise UserError(failed[0])
+
+
+def _shared(config: Serve, gateway: Config) -> Config:
+    """The tables for each of several workers."""
+    if not hasattr(os, "fork"):
+        raise UserError("--workers needs a system with fork")
+    if not 1 <= config.workers <= 256:
+        raise UserError(f"--workers is between 1 and 256, not {config.workers}")
+    if engines := [name for name, table in gateway.upstreams.items() if table.engine is not None]:
+        raise UserError(f"--workers is for upstreams behind URLs, and {engines[0]} is an engine, which is one process: serve it"
+                        " by itself (ownship serve MODEL --port 8001), and name its URL in the --config")
+    parts = {name: table.model_copy(update={"concurrency": max(1, table.concurrency // config.workers),
+                                            "queue": table.queue // config.workers}) for name, table in gateway.upstreams.items()}
+    return gateway.model_copy(update={"upstreams": parts})
+
+
+def _listeners(config: Serve) -> list[socket.socket]:
+    from ownship.serve import workers
+
+    port = config.port
+
+    def listen(share: bool) -> socket.socket:
+        nonlocal port
+        made = _listen(config.host, port, share)
+        port = made.getsockname()[1]
+        return made
+
+    return workers.sockets(listen, config.workers)
 
 
 def _gateway(config: Serve) -> tuple[Config, str]:
@@ -132,13 +214,13 @@ def _tls(config: Serve) -> dict[str, str]:
     return {"ssl_certfile": str(config.tls_cert), "ssl_keyfile": str(config.tls_key)}
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, share: bool = False) -> socket.socket:
     try:
         if not 0 <= port <= 65535:  # getaddrinfo would take the rest of a division
             raise OverflowError("a port is between 0 and 65535")
         family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = socket.socket(family, kind, number)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if share else socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(2048)  # now: a second server on this port is told at once
     except (OSError, OverflowError) as error:
@@ -157,12 +239,13 @@ def _many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
-def _url(host: str, port: int, tls: bool) -> str:
+def _url(config: Serve, listener: socket.socket, tls: dict[str, str]) -> str:
+    host, port = config.host, listener.getsockname()[1]
     shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host
     return f"http{'s' if tls else ''}://{shown}:{port}"
 
 
-async def _when_ready(face: App, say: Callable[[], None], failed: list[str], server: object) -> None:
+async def _when_ready(face: App, say: Callable[[], None], failed: list[str], server: Server) -> None:
     """Says how to use the server when its engines are loaded. Where nothing but an engine is served and that cannot be, it ends."""
     for name, local in face.locals.items():
         try:
@@ -170,7 +253,7 @@ async def _when_ready(face: App, say: Callable[[], None], failed: list[str], ser
         except UserError as error:
             if len(face.router.config.upstreams) == 1:
                 failed.append(str(error))
-                server.should_exit = True  # type: ignore[attr-defined]
+                server.end()
                 return
             logging.getLogger(__name__).error("upstream %s: %s", name, error)
     say()

@@ -40,6 +40,7 @@ class Metrics:
                  ("request_queue_seconds", "From a request's arrival until an upstream was called", _FIRST)]
         histograms = [Histogram(f"ownship_{name}", about, ["model"], buckets=buckets, registry=self.registry)
                       for name, about, buckets in times]
+        self._seen: dict[tuple[Counter, str, str], Counter] = {}  # of endpoints and attempts, which have few names as well
         self._of = {name: ([counter.labels(name) for counter in counters], [each.labels(name) for each in histograms])
                     for name in router.routes}  # looked up once: labels() takes longer than what it is called for
 
@@ -47,12 +48,18 @@ class Metrics:
         return generate_latest(self.registry)
 
     def request(self, endpoint: str, status: int) -> None:
-        self._requests.labels(endpoint, str(status)).inc()
+        self._count(self._requests, endpoint, str(status))
+
+    def _count(self, counter: Counter, first: str, second: str) -> None:
+        found = self._seen.get((counter, first, second))
+        if found is None:
+            found = self._seen[counter, first, second] = counter.labels(first, second)
+        found.inc()
 
     def reply(self, model: str | None, usage: Usage, cost: int, trace: Trace, began: float, first: float | None) -> None:
         """When a reply has ended; times on `time.monotonic`."""
         for attempt in trace.attempts:
-            self._attempts.labels(attempt.upstream, attempt.outcome).inc()
+            self._count(self._attempts, attempt.upstream, attempt.outcome)
         if model is None:
             return
         counters, (to_first, _, whole, queued) = self._of[model]

@@ -16,9 +16,9 @@ _ERROR = {"type": "object", "required": ["error"], "properties": {"error": {
 
 
 def document(bodies: Mapping[str, tuple[str, type[BaseModel]]], reads: Mapping[str, str],
-             streams: frozenset[str], models: list[str]) -> dict[str, Any]:
+             streams: frozenset[str], models: list[str], more: Mapping[str, Any]) -> dict[str, Any]:
     """`bodies`: what each POST path does and takes; `reads`: what each GET path tells; `streams`: paths that may answer with
-    server-sent events; `models`: what the reader may ask for."""
+    server-sent events; `models`: what the reader may ask for; `more`: paths that are described already."""
     schemas: dict[str, Any] = {}
     paths: dict[str, Any] = {}
     for path, (about, model) in bodies.items():
@@ -34,20 +34,20 @@ def document(bodies: Mapping[str, tuple[str, type[BaseModel]]], reads: Mapping[s
         paths[path] = {"post": {
             "summary": about, "operationId": prefix, "requestBody": {"required": True, "content": {"application/json": {
                 "schema": {"$ref": f"#/components/schemas/{prefix}"}}}},
-            "responses": {"200": {"description": "the reply", "content": content}, **_refusals()}}}
+            "responses": {"200": {"description": "the reply", "content": content}, **refusals()}}}
     for path, about in reads.items():
         model_name = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
         named = [model_name] if "{" in path else []
         kind = "text/plain" if path == "/metrics" else "application/json"
         paths[path] = {"get": {"summary": about, "parameters": named, "responses": {
-            "200": {"description": about, "content": {kind: {"schema": {}}}}, **_refusals(503 if path == "/ready" else None)}}}
+            "200": {"description": about, "content": {kind: {"schema": {}}}}, **refusals(503 if path == "/ready" else None)}}}
     return {"openapi": "3.1.0", "info": {"title": "Ownship", "version": ownship.__version__},
-            "security": [{}, {"bearer": []}, {"key": []}], "paths": paths,
+            "security": [{}, {"bearer": []}, {"key": []}], "paths": {**paths, **more},
             "components": {"schemas": schemas, "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"}, "key": {"type": "apiKey", "in": "header", "name": "x-api-key"}}}}
 
 
-def _refusals(other: int | None = None) -> dict[str, Any]:
+def refusals(other: int | None = None) -> dict[str, Any]:
     """What every path may answer instead."""
     body = {"application/json": {"schema": _ERROR}}
     told = {"4XX": {"description": "what is wrong with the request", "content": body},

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from ownship.gateway import sse, toolloop
 from ownship.gateway.codec import Asked, Front, Writer
@@ -18,14 +18,19 @@ from ownship.gateway.reply import close, gather
 from ownship.gateway.routing import Router
 from ownship.gateway.trace import Trace
 from ownship.gateway.types import Event, GatewayError, Request, Started, Usage, Wire, invalid
+from ownship.gateway.upstream import TRACING
 from ownship.serve import logs
 from ownship.serve.admission import Caller
 from ownship.serve.bill import Bill
 from ownship.serve.call import EVENTS, Call
 from ownship.serve.metrics import Metrics
+from ownship.serve.tracing import Spans, handed_on
 from ownship.store.ledger import Outcome
 from ownship.store.store import Store
 from ownship.store.writer import StoreFailed
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 KEEP_ALIVE = 15.0  # seconds of silence after which a stream says that it is still there
 _UNREAD = 60.0  # seconds after which a client that does not read what it is sent is taken to have left
@@ -48,6 +53,7 @@ class Work:
     traces: list[Trace]
     said: bytes | None = None
     copy: list[bytes] | None = None
+    span: Span | None = None
     bills: list[Bill] = field(default_factory=list)
 
     @property
@@ -56,8 +62,10 @@ class Work:
 
 
 class Replies:
-    def __init__(self, router: Router, store: Store | None, toolbox: Toolbox | None, metrics: Metrics, log_bodies: bool) -> None:
+    def __init__(self, router: Router, store: Store | None, toolbox: Toolbox | None, metrics: Metrics, log_bodies: bool,
+                 spans: Spans | None = None) -> None:
         self.router, self.store, self.toolbox, self.metrics, self.log_bodies = router, store, toolbox, metrics, log_bodies
+        self.spans = spans
         self.open: set[Work] = set()
 
     async def answer(self, call: Call, wire: Wire, front: Front, caller: Caller, asked: Asked) -> None:
@@ -65,6 +73,9 @@ class Replies:
         work = Work(call, wire, front, caller, asked, self._deadline(call), [Trace(request.model) for request in asked.requests])
         self.open.add(work)
         call.watch()
+        if self.spans is not None:
+            work.span = self.spans.begin(call, wire)
+        TRACING.set(handed_on(call) if work.span is None or self.spans is None else self.spans.headers(work.span))
         error: GatewayError | None = None
         try:
             if not await self._from_cache(work):
@@ -197,19 +208,21 @@ class Replies:
         bill = Bill(self.router, self.store, work.caller, request, trace, work.call.id)
         plan = await bill.open()
         work.bills.append(bill)
-        failed = False
+        failed, events = False, self.router.stream(plan, trace, work.deadline)
         try:
-            async with contextlib.aclosing(self.router.stream(plan, trace, work.deadline)) as events:
-                async for event in events:
-                    bill.see(event)
-                    if isinstance(event, Started) and trace.model is not None:  # the client knows it by the gateway's name
-                        event = replace(event, model=trace.model)
-                    yield event
+            async for event in events:
+                bill.see(event)
+                if isinstance(event, Started) and trace.model is not None:  # the client knows it by the gateway's name
+                    event = Started(trace.model, event.prompt_tokens)
+                yield event
         except GatewayError:
             failed = True
             raise
         finally:
-            bill.settle(failed)
+            try:
+                await events.aclose()
+            finally:
+                bill.settle(failed)
 
     # Replies kept
 
@@ -252,14 +265,18 @@ class Replies:
         for one in work.traces:
             bills = [bill for bill in work.bills if bill.trace is one]
             self.metrics.reply(one.model, _sum(bills), sum(bill.cost for bill in bills), one, call.began, _first(bills))
-        if not logs.REQUESTS.isEnabledFor(20):
+        said = (error.code or error.kind) if error is not None else None
+        usage, cost, first = _sum(work.bills), sum(bill.cost for bill in work.bills), _first(work.bills)
+        if work.span is not None and self.spans is not None:
+            self.spans.end(work.span, status, said, trace, usage, cost, None if first is None else first - call.began)
+        if not logs.on():
             return
-        key, usage, first = work.caller.key, _sum(work.bills), _first(work.bills)
+        key = work.caller.key
         fields: dict[str, Any] = {
             "id": call.id, "key": key.name if key is not None else None, "endpoint": work.wire, "status": status,
-            "error": (error.code or error.kind) if error is not None else None, "stream": work.asked.stream,
+            "error": said, "stream": work.asked.stream,
             "prompt_tokens": usage.prompt, "completion_tokens": usage.completion,
-            "cost_micro_dollars": sum(bill.cost for bill in work.bills),
+            "cost_micro_dollars": cost,
             "first_ms": None if first is None else round((first - call.began) * 1000, 1),
             "total_ms": round((time.monotonic() - call.began) * 1000, 1), **trace.record()}
         if "x-ownship-cache" in call.told:
@@ -270,6 +287,8 @@ class Replies:
 
 
 def _sum(bills: list[Bill]) -> Usage:
+    if len(bills) == 1:
+        return bills[0].used
     return Usage(sum(bill.used.prompt for bill in bills), sum(bill.used.completion for bill in bills),
                  sum(bill.used.cached for bill in bills))
 

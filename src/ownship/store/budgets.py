@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
 import sqlalchemy as sa
 
+from ownship.store import rows
 from ownship.store.money import dollars
 from ownship.store.periods import Period, labels, renews, text
 from ownship.store.schema import balances, budgets
@@ -67,24 +68,20 @@ def balance_id(budget: Budget, moment: int) -> str:
     return dict(zip(_PERIOD, balance_ids(budget.owner, moment), strict=True))[budget.period]
 
 
-def refusal(limits: Iterable[Budget], rows: Mapping[str, Balance], money: int, tokens: int, moment: int) -> OverBudget | None:
+def refusal(limits: Iterable[Budget], held: Mapping[str, Balance], money: int, tokens: int, moment: int) -> OverBudget | None:
     """The first budget that `money` and `tokens` more would exceed. What costs nothing is never refused."""
     for budget in limits:
         wanted = money if budget.unit == "money" else tokens
-        left = budget.amount - rows[balance_id(budget, moment)].taken(budget.unit)
+        left = budget.amount - held[balance_id(budget, moment)].taken(budget.unit)
         if wanted > max(left, 0):
             return OverBudget(budget, left, wanted, moment)
     return None
 
 
-_OF = sa.select(budgets.c.owner, budgets.c.unit, budgets.c.period, budgets.c.amount).where(
-    budgets.c.owner.in_(sa.bindparam("owners", expanding=True))).order_by(budgets.c.owner, budgets.c.unit, budgets.c.period)
-
-
-def of(connection: sa.Connection, owners: Iterable[str]) -> dict[str, list[Budget]]:
+def of(connection: sa.Connection, owners: Collection[str]) -> dict[str, list[Budget]]:
     """The budgets of each owner that has any."""
     found: dict[str, list[Budget]] = {}
-    for owner, unit, period, most in connection.execute(_OF, {"owners": list(owners)}):
+    for owner, unit, period, most in sorted(rows.select(connection, budgets, "owner", owners)):
         found.setdefault(owner, []).append(Budget(owner, cast(Unit, unit), _PERIOD[period], most))
     return found
 
@@ -100,10 +97,9 @@ def put(connection: sa.Connection, owner: str, unit: Unit, period: Period, most:
         connection.execute(sa.insert(budgets).values(owner=owner, unit=unit, period=period, amount=most))
 
 
-def status(connection: sa.Connection, owners: Iterable[str], moment: int) -> list[tuple[Budget, Balance]]:
+def status(connection: sa.Connection, owners: Collection[str], moment: int) -> list[tuple[Budget, Balance]]:
     """Each budget of the owners and how its period stands now."""
     limits = [budget for found in of(connection, owners).values() for budget in found]
     wanted = {balance_id(budget, moment) for budget in limits}
-    rows = connection.execute(sa.select(balances).where(balances.c.id.in_(wanted)))
-    known = {row.id: Balance(*row[1:]) for row in rows}
+    known = {row[0]: Balance(*row[1:]) for row in rows.select(connection, balances, "id", wanted)}
     return [(budget, known.get(balance_id(budget, moment), Balance())) for budget in limits]

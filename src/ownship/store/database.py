@@ -21,6 +21,11 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlche
 from ownship.errors import UserError
 from ownship.store import schema
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 _LOCK = 0x6F776E73  # PostgreSQL's advisory lock around migrations
 _LOGGER = "ownship"  # of the engine, below sqlalchemy.engine.Engine
 _WAIT = 30.0  # seconds that a writer waits for another process's transaction
@@ -55,6 +60,30 @@ def connect(url: str) -> sa.Engine:
 def writing(engine: sa.Engine) -> contextlib.AbstractContextManager[sa.Connection]:
     """A transaction that means to write; committed at the end of the block, rolled back if it raises."""
     return engine.execution_options(ownship_write=True).begin()
+
+
+class Turns:
+    """Of several processes that write to one SQLite file, one at a time does: SQLite itself looks again only every few
+    milliseconds, so those that wait for each other would mostly sleep. Nothing depends on it, and PostgreSQL needs none."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._file: int | None = None
+        if engine.dialect.name == "sqlite" and fcntl is not None:
+            with contextlib.suppress(OSError):
+                self._file = os.open(f"{engine.url.database}-turn", os.O_RDWR | os.O_CREAT, 0o600)
+
+    def __enter__(self) -> None:
+        if self._file is not None:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def __exit__(self, *error: object) -> None:
+        if self._file is not None:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
 
 def _target(url: str) -> sa.URL:

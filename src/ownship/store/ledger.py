@@ -16,13 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
-from ownship.store import budgets, lease
+from ownship.store import budgets, lease, rows
 from ownship.store.budgets import Balance, OverBudget
 from ownship.store.schema import balances, ledger, processes, reservations
 
@@ -92,31 +90,22 @@ def charge(reservation: Reservation, outcome: Outcome) -> tuple[int, int]:
     return (0, 0) if outcome.hit else (outcome.cost, outcome.prompt + outcome.completion)
 
 
-_LOCKED = sa.select(balances).where(balances.c.id.in_(sa.bindparam("ids", expanding=True))).order_by(balances.c.id)
-_ENDED = sa.delete(reservations).where(
-    reservations.c.id.in_(sa.bindparam("ids", expanding=True))).returning(reservations.c.id)
-
-
-@lru_cache
-def _upserts(dialect: str) -> tuple[Any, Any]:
-    """Statements: make the rows that are not there; write rows over."""
-    statement: Any = (postgresql.insert if dialect == "postgresql" else sqlite.insert)(balances)
-    over = {column.name: statement.excluded[column.name] for column in balances.c if column.name != "id"}
-    return statement.on_conflict_do_nothing(), statement.on_conflict_do_update(index_elements=["id"], set_=over)
+_BALANCE = ("id", "money", "tokens", "reserved_money", "reserved_tokens")
+_RESERVATION = ("id", "process", "time", "request", "key", "team", "asked", "money", "tokens")
+_ENTRY = ("time", "request", "key", "team", "asked", "upstream", "model", "prompt", "completion", "cached", "reasoning", "tokens",
+          "cost", "status", "first_ms", "total_ms", "hit")
 
 
 def _lock(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Balance]:
-    """The balances, this transaction's alone until its end. Always locked in the order of their names, so nobody waits in a ring.
-    (SQLite locks the whole database when the transaction begins, and leaves FOR UPDATE out.)"""
+    """The balances, this transaction's alone until its end. Always locked in the order of their names, so nobody waits in
+    a ring."""
     wanted = sorted(ids)
     made = False
     while True:
-        rows = {row[0]: Balance(*row[1:]) for row in connection.execute(_LOCKED.with_for_update(), {"ids": wanted})}
-        if made or len(rows) == len(wanted):
-            return rows
-        nothing = {"money": 0, "tokens": 0, "reserved_money": 0, "reserved_tokens": 0}
-        missing = [{"id": id, **nothing} for id in wanted if id not in rows]
-        connection.execute(_upserts(connection.dialect.name)[0], missing)
+        found = {row[0]: Balance(*row[1:]) for row in rows.select(connection, balances, "id", wanted, lock=True)}
+        if made or len(found) == len(wanted):
+            return found
+        rows.insert(connection, balances, _BALANCE, [(id, 0, 0, 0, 0) for id in wanted if id not in found], over=False)
         made = True
 
 
@@ -127,28 +116,29 @@ def commit(connection: sa.Connection, wanted: Sequence[Reservation], ended: Sequ
     Returns for each wanted one None or why it was refused, and for each ended one whether it was still open: what was settled
     before (a lease that ran out, for instance) is not charged twice.
     """
-    rows = _lock(connection, {id for one in (*wanted, *(each.reservation for each in ended)) for id in one.balance_ids()})
-    still_open = _end(connection, [each.reservation.id for each in ended])
+    held = _lock(connection, {id for one in (*wanted, *(each.reservation for each in ended)) for id in one.balance_ids()})
+    still_open = rows.delete(connection, reservations, [each.reservation.id for each in ended]) if ended else set()
     settled = []
     for each in ended:
         settled.append(each.reservation.id in still_open)
         still_open.discard(each.reservation.id)  # given twice, it counts once
-    entries = [_entry(each, rows) for each, counts in zip(ended, settled, strict=True) if counts]
+    entries = [_entry(each, held) for each, counts in zip(ended, settled, strict=True) if counts]
     limits = budgets.of(connection, {f"{kind}:{id}" for one in wanted for kind, id in (("key", one.key), ("team", one.team))}
                         ) if wanted else {}
     refused = []
     for one in wanted:
         applying = (*limits.get(f"key:{one.key}", ()), *limits.get(f"team:{one.team}", ()))
-        refused.append(budgets.refusal(applying, rows, one.money, one.tokens, one.time))
+        refused.append(budgets.refusal(applying, held, one.money, one.tokens, one.time))
         if refused[-1] is None:
             for id in one.balance_ids():
-                rows[id].reserved_money += one.money
-                rows[id].reserved_tokens += one.tokens
+                held[id].reserved_money += one.money
+                held[id].reserved_tokens += one.tokens
     granted = [one for one, no in zip(wanted, refused, strict=True) if no is None]
     if granted:
-        connection.execute(sa.insert(reservations), [_row(one) for one in granted])
+        rows.insert(connection, reservations, _RESERVATION, [
+            (one.id, one.process, one.time, one.request, one.key, one.team, one.asked, one.money, one.tokens) for one in granted])
     if entries or granted:
-        _write(connection, entries, rows)
+        _write(connection, entries, held)
     return refused, settled
 
 
@@ -159,40 +149,28 @@ def recover(connection: sa.Connection, me: lease.Process, moment: int) -> int:
                               .returning(*reservations.c)).all()
     if left:
         lost = [Settlement(Reservation(*row), Outcome("lost", total_ms=max(moment - row.time, 0))) for row in left]
-        rows = _lock(connection, {id for each in lost for id in each.reservation.balance_ids()})
-        _write(connection, [_entry(each, rows) for each in lost], rows)
+        held = _lock(connection, {id for each in lost for id in each.reservation.balance_ids()})
+        _write(connection, [_entry(each, held) for each in lost], held)
     return len(left)
 
 
-def _end(connection: sa.Connection, ids: list[int]) -> set[int]:
-    return set(connection.execute(_ENDED, {"ids": ids}).scalars()) if ids else set()
-
-
-def _entry(settlement: Settlement, rows: dict[str, Balance]) -> dict[str, Any]:
-    """The row of the ledger; the balances are changed with it."""
+def _entry(settlement: Settlement, held: dict[str, Balance]) -> tuple[Any, ...]:
+    """The row of the ledger, as _ENTRY; the balances are changed with it."""
     reservation, outcome = settlement
     cost, tokens = charge(reservation, outcome)
     for id in reservation.balance_ids():
-        row = rows[id]
+        row = held[id]
         row.money += cost
         row.tokens += tokens
         row.reserved_money -= reservation.money
         row.reserved_tokens -= reservation.tokens
-    return {"time": reservation.time, "request": reservation.request, "key": reservation.key, "team": reservation.team,
-            "asked": reservation.asked, "upstream": plain(outcome.upstream), "model": plain(outcome.model),
-            "prompt": outcome.prompt, "completion": outcome.completion, "cached": outcome.cached,
-            "reasoning": outcome.reasoning, "tokens": tokens, "cost": cost, "status": outcome.status,
-            "first_ms": outcome.first_ms, "total_ms": outcome.total_ms, "hit": outcome.hit}
+    return (reservation.time, reservation.request, reservation.key, reservation.team, reservation.asked, plain(outcome.upstream),
+            plain(outcome.model), outcome.prompt, outcome.completion, outcome.cached, outcome.reasoning, tokens, cost,
+            outcome.status, outcome.first_ms, outcome.total_ms, outcome.hit)
 
 
-def _row(one: Reservation) -> dict[str, Any]:
-    return {"id": one.id, "process": one.process, "time": one.time, "request": one.request, "key": one.key, "team": one.team,
-            "asked": one.asked, "money": one.money, "tokens": one.tokens}
-
-
-def _write(connection: sa.Connection, entries: list[dict[str, Any]], rows: dict[str, Balance]) -> None:
+def _write(connection: sa.Connection, entries: list[tuple[Any, ...]], held: dict[str, Balance]) -> None:
     if entries:
-        connection.execute(sa.insert(ledger), entries)
-    connection.execute(_upserts(connection.dialect.name)[1], [
-        {"id": id, "money": row.money, "tokens": row.tokens, "reserved_money": row.reserved_money,
-         "reserved_tokens": row.reserved_tokens} for id, row in sorted(rows.items())])
+        rows.insert(connection, ledger, _ENTRY, entries)
+    rows.insert(connection, balances, _BALANCE, [(id, row.money, row.tokens, row.reserved_money, row.reserved_tokens)
+                                                 for id, row in sorted(held.items())], over=True)

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import re
-import secrets
 import threading
 import time
 from collections import OrderedDict
@@ -175,7 +175,7 @@ class Store:
 
     def reservation(self, key: Key, asked: str, request: str, money: int, tokens: int, moment: int | None) -> Reservation:
         ledger.bounded(money=money, tokens=tokens)
-        return Reservation(secrets.randbits(62), self.process.id, periods.now() if moment is None else moment,
+        return Reservation(random.getrandbits(62), self.process.id, periods.now() if moment is None else moment,
                            ledger.plain(request), key.id, key.team, ledger.plain(asked), money, tokens)
 
     # Replies kept, for keys that ask for it

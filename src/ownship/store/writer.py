@@ -20,13 +20,15 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ownship.store import lease, ledger, periods
-from ownship.store.database import error_fields, writing
+from ownship.store.database import Turns, error_fields
 from ownship.store.ledger import Outcome, Reservation, Settlement
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Work = Reservation | Settlement | Callable[[sa.Connection], Any]
 _TOGETHER = 256  # requests in a transaction
+# seconds for each request of a transaction until the next one: when there are many, more of them share one; and at most
+_PAUSE, _LONGEST_PAUSE = 0.000_25, 0.004
 _TRIES = 5  # of a transaction that the database broke off (a deadlock, a lost connection)
 
 
@@ -59,6 +61,8 @@ class Writer:
         self._queue: queue.SimpleQueue[Asked | None] = queue.SimpleQueue()
         self._unsettled: list[Settlement] = []  # that the database would not take: tried again until it does
         self._leased = self._next = 0  # when the lease was last renewed; when it is the next time (milliseconds)
+        self._connection: sa.Connection | None = None  # of the thread, once it runs
+        self._turns = Turns(engine)
         self._closed = threading.Lock()
         self._open = True
         self._alive(periods.now())  # before the first reservation; raises if the database cannot be written
@@ -98,11 +102,14 @@ class Writer:
                 self._do(batch)
                 if asked is None:
                     break
+                time.sleep(min(_PAUSE * len(batch), _LONGEST_PAUSE))
             self._tick()
         try:
             self._write(self._farewell)
         except SQLAlchemyError as error:
             log.error("the store could not be closed cleanly (%s); requests under way are settled at the next start", _kind(error))
+        self._disconnect()
+        self._turns.close()
 
     def _tick(self) -> None:
         """The lease, what others left, and the owner's own odds and ends; all of it can wait if the database fails."""
@@ -169,13 +176,22 @@ class Writer:
         """The function in a transaction, again if the database broke that off."""
         for tried in range(1, _TRIES + 1):
             try:
-                with writing(self.engine) as connection:
-                    return function(connection)
+                if self._connection is None:  # kept: the pool takes as long as a transaction of one request
+                    self._connection = self.engine.execution_options(ownship_write=True).connect()
+                with self._turns, self._connection.begin():
+                    return function(self._connection)
             except DBAPIError as error:
+                self._disconnect()
                 if tried == _TRIES or not _broken_off(error):
                     raise
                 time.sleep(0.02 * 2**tried)
         raise AssertionError
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(SQLAlchemyError):
+                connection.close()
 
     def _answer(self, batch: list[Asked], results: list[tuple[Any, BaseException | None]]) -> None:
         """Wakes each loop once, however many of its futures are done."""

@@ -37,7 +37,7 @@ class Ask(BaseModel):
     words: str = Field(min_length=1, max_length=100_000)
     scene: Scene = Scene()
     language: Language | None = None
-    seed: int = Field(0, ge=0, lt=1 << 31)
+    seed: int = Field(0, ge=0, lt=1 << 31, strict=True)
 
 
 def file(scene: Scene, ending: str) -> Response:
