@@ -174,6 +174,7 @@ _BESIDE = {"bed": ("nightstand", "plant", "basket"), "sofa": ("floor_lamp", "pla
            "fireplace": ("basket", "plant", "bookcase"), "piano": ("stool", "floor_lamp")}
 _HUNG = ("picture", "mirror", "clock")
 _OUTDOORS = ("tree", "fir", "bush", "bench", "fountain", "well", "statue", "flower_bed", "rock", "street_lamp", "swing", "pond")
+_ROW = (3, 3, 3, 4, 5)  # things in a row: the solver finds a place for four out of five rows of five
 _TALL = ("tree", "fir", "bush", "statue", "street_lamp")
 
 
@@ -258,7 +259,8 @@ def _indoors(draft: _Draft) -> None:
         case "far":
             link("far", group(pick(_LOOSE)), group(pick(("bed", "fireplace", "sofa"))))
         case "row":
-            link("aligned", group(pick(("stool", "plant", "chair")), 3, 3))
+            count = pick(_ROW)
+            link("aligned", group(pick(("stool", "plant", "chair")), count, count))
         case "middle":
             link("centred", group(pick(("table", "rug", "dining_table", "coffee_table"))))
 
@@ -277,7 +279,8 @@ def _outdoors(draft: _Draft) -> None:
         case "facing":
             link("facing", group(pick(("bench", "chair")), most=2), group(pick(("fountain", "pond", "statue", "tree"))))
         case "row":
-            link("aligned", group(pick(("tree", "fir", "bush", "street_lamp")), 4, 3))
+            count = pick(_ROW)
+            link("aligned", group(pick(("tree", "fir", "bush", "street_lamp")), count, count))
         case "between":
             link("between", group(pick(("bench", "fountain", "swing"))), group(pick(_TALL), 2, 2))
         case "side":
@@ -352,8 +355,7 @@ def _edits(draft: _Draft, count: int) -> tuple[Edit, ...]:
                     and draft.groups[number].kind != kind]
             link = None
             if near and draw.random() < 0.5:
-                beside: tuple[RelationKind, ...] = ("left_of", "right_of") if _small(group) else ()
-                link = Link(draw.choice(("next_to", "near", *beside)), new, (draw.choice(near),))
+                link = Link(draw.choice(("next_to", "near", "left_of", "right_of")), new, (draw.choice(near),))
             found.append(Edit("add", new, group, link))
             new += 1
             continue
@@ -363,10 +365,9 @@ def _edits(draft: _Draft, count: int) -> tuple[Edit, ...]:
         movable = _bears(group) and group.count <= 2 and index not in placed
         if change == "relate" and others and movable:
             other = draw.choice(others)
-            # behind what stands with its back to a wall is no place, and beside it only for what is small
+            # behind what stands with its back to a wall is no place
             beyond: tuple[RelationKind, ...] = () if KINDS[draft.groups[other].kind].back else ("behind",)
-            beside = ("left_of", "right_of") if _small(group) else ()
-            side = draw.choice(("in_front_of", "next_to", "next_to", "near", *beside, *beyond))
+            side = draw.choice(("in_front_of", "next_to", "next_to", "near", "left_of", "right_of", *beyond))
             found.append(Edit("relate", index, link=Link(side, index, (other,))))
         elif change == "relate" and movable and draft.place == "room":
             found.append(Edit("relate", index, link=Link(*draw.choice((("in_corner", index), ("against_wall", index))))))
@@ -387,10 +388,6 @@ def _without(edit: Edit, gone: set[int]) -> Edit:
     if edit.link is None or not gone & set(edit.link.of):
         return edit
     return Edit("recolour", edit.group, colour="red") if edit.change == "relate" else replace(edit, link=None)
-
-
-def _small(group: Group) -> bool:
-    return group.count == 1 and max(KINDS[group.kind].size[0], KINDS[group.kind].size[2]) <= 60
 
 
 def _bears(group: Group) -> bool:
