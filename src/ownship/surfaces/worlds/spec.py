@@ -174,7 +174,6 @@ _BESIDE = {"bed": ("nightstand", "plant", "basket"), "sofa": ("floor_lamp", "pla
            "fireplace": ("basket", "plant", "bookcase"), "piano": ("stool", "floor_lamp")}
 _HUNG = ("picture", "mirror", "clock")
 _OUTDOORS = ("tree", "fir", "bush", "bench", "fountain", "well", "statue", "flower_bed", "rock", "street_lamp", "swing", "pond")
-_ROW = (3, 3, 3, 4, 5)  # things in a row: the solver finds a place for four out of five rows of five
 _TALL = ("tree", "fir", "bush", "statue", "street_lamp")
 
 
@@ -259,8 +258,7 @@ def _indoors(draft: _Draft) -> None:
         case "far":
             link("far", group(pick(_LOOSE)), group(pick(("bed", "fireplace", "sofa"))))
         case "row":
-            count = pick(_ROW)
-            link("aligned", group(pick(("stool", "plant", "chair")), count, count))
+            link("aligned", group(pick(("stool", "plant", "chair")), 5, 3))
         case "middle":
             link("centred", group(pick(("table", "rug", "dining_table", "coffee_table"))))
 
@@ -279,8 +277,7 @@ def _outdoors(draft: _Draft) -> None:
         case "facing":
             link("facing", group(pick(("bench", "chair")), most=2), group(pick(("fountain", "pond", "statue", "tree"))))
         case "row":
-            count = pick(_ROW)
-            link("aligned", group(pick(("tree", "fir", "bush", "street_lamp")), count, count))
+            link("aligned", group(pick(("tree", "fir", "bush", "street_lamp")), 5, 3))
         case "between":
             link("between", group(pick(("bench", "fountain", "swing"))), group(pick(_TALL), 2, 2))
         case "side":
@@ -365,9 +362,7 @@ def _edits(draft: _Draft, count: int) -> tuple[Edit, ...]:
         movable = _bears(group) and group.count <= 2 and index not in placed
         if change == "relate" and others and movable:
             other = draw.choice(others)
-            # behind what stands with its back to a wall is no place
-            beyond: tuple[RelationKind, ...] = () if KINDS[draft.groups[other].kind].back else ("behind",)
-            side = draw.choice(("in_front_of", "next_to", "next_to", "near", "left_of", "right_of", *beyond))
+            side: RelationKind = draw.choice(("in_front_of", "behind", "next_to", "next_to", "near", "left_of", "right_of"))
             found.append(Edit("relate", index, link=Link(side, index, (other,))))
         elif change == "relate" and movable and draft.place == "room":
             found.append(Edit("relate", index, link=Link(*draw.choice((("in_corner", index), ("against_wall", index))))))
