@@ -18,6 +18,7 @@ from ownship.surfaces.worlds.space import problems
 from ownship.surfaces.worlds.types import (
     Add,
     AddOpening,
+    AddPlot,
     AddRoom,
     Conflict,
     Move,
@@ -172,6 +173,12 @@ def test_work_bounds_the_search_and_the_answer_is_the_same_each_time() -> None:
     assert isinstance(first, Stuck) and isinstance(second, Stuck) and first.failed == second.failed and first.core == second.core
 
 
+@pytest.mark.parametrize("count", [4, 5, 8])
+def test_a_row_of_many_is_a_row_from_the_second_on(count: int) -> None:
+    stools = " ".join(f"stool{number}" for number in range(1, count + 1))
+    assert request(a_room(), stools, said("aligned", stools)) is None
+
+
 def test_a_larger_thing_stays_near_its_place() -> None:
     scene = a_room(600, 500, an_object("shelf1", 0, -234), an_object("plant1", 100, 0))
     after = apply(scene, [Scale(id="shelf1", percent=120)])
@@ -202,3 +209,6 @@ def test_a_conflict_and_a_scene_in_words() -> None:
         "Lampe. Die Lampe ist auf dem Tisch."
     )
     assert describe.describe(Scene(), "de") == "Hier ist noch nichts."
+    garden = apply(Scene(), [AddPlot(id="plot1"), Add(id="well1", kind="well"), Relate(relation=said("centred", "well1"))]).scene
+    assert "The well is in the middle of the garden." in describe.describe(garden, "en")
+    assert "Der Brunnen ist in der Mitte vom Garten." in describe.describe(garden, "de")

@@ -112,8 +112,8 @@ def run(config: WorldTrain) -> dict[str, Any]:
 def _measure(config: WorldTrain, decider: str | Path, count: int, out: Path, new: str = "--no-new-wording") -> dict[str, Any]:
     """In a process of its own, whose memory ends with it; once, however often the run is continued."""
     if not out.exists():
-        command = ["-m", "ownship.surfaces.worlds.trial", str(decider), "--n", str(count), "--env", config.env, "--out", str(out), new]
-        _child(command, f"measuring {decider}")
+        asked = ["--n", str(count), "--env", config.env, "--out", str(out), new]
+        _child(["-m", "ownship.surfaces.worlds.trial", str(decider), *asked], f"measuring {decider}")
     found: dict[str, Any] = next(iter(json.loads(out.read_text()).values()))
     return found
 
