@@ -2,9 +2,9 @@
 
     python bench/worlds_words.py runs/worlds/model [--precision int8] [--sentences 20] [--out words.json]
 
-The sentences are the environment's own with many motifs (`worlds:low=6,high=12,edits=0`), those with 27 to 33 things; they are two to
-four times as long as what the recipe trains on. Wall-clock seconds: run it on a quiet machine. Whether the words were met is measured
-beside it, as in `ownship.surfaces.worlds.trial`.
+The sentences are the environment's own with many motifs (`worlds:low=6,high=12,edits=0`), those with 27 to 33 things; they are two
+to four times as long as what the recipe trains on. Wall-clock seconds: run it on a quiet machine. Whether the words were met is
+measured beside it, as in `ownship.surfaces.worlds.trial`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def main() -> None:
         rows.append({"decide": decided - start, "solve": solved - decided, "file": end - solved, "whole": end - start,
                      "things": len(result.scene.objects), "lines": said.count("\n") + 1, "bytes": len(file),
                      "built": result.conflict is None, "satisfaction": 0.0 if found is None else found.satisfaction})
-    medians = {name: round(statistics.median(row[name] for row in rows), 3) for name in ("decide", "solve", "file", "whole", "lines")}
+    medians = {name: round(statistics.median(row[name] for row in rows), 3)
+               for name in ("decide", "solve", "file", "whole", "lines")}
     summary = {"sentences": len(rows), "precision": asked.precision, "median": medians,
                "worst": round(max(row["whole"] for row in rows), 3), "built": sum(row["built"] for row in rows),
                "median_things_of_built": statistics.median([row["things"] for row in rows if row["built"]] or [0]),

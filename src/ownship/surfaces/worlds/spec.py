@@ -306,8 +306,9 @@ def draw_spec(draw: random.Random, motifs: int, edits: int = 0) -> Spec:
     spec = Spec(place, None, tuple(draft.groups), tuple(draft.links), _edits(draft, edits) if edits else ())
     kinds = {group.kind for group in spec.groups}
     unwanted: tuple[str, ...] = ()
-    if not edits and draw.random() < 0.08:
-        unwanted = (draw.choice([kind for kind in (_LOOSE if place == "room" else _OUTDOORS) if kind not in kinds]),)
+    others = [kind for kind in (_LOOSE if place == "room" else _OUTDOORS) if kind not in kinds]
+    if not edits and draw.random() < 0.08 and others:
+        unwanted = (draw.choice(others),)
     holes: list[Holes] = []
     if not edits and place == "room":
         if draw.random() < 0.15:
