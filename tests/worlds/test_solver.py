@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from ownship.surfaces.worlds import describe
 from ownship.surfaces.worlds.candidates import Wanted
 from ownship.surfaces.worlds.catalogue import KINDS
+from ownship.surfaces.worlds.explain import explain
 from ownship.surfaces.worlds.geometry import bodies
 from ownship.surfaces.worlds.pipeline import apply
 from ownship.surfaces.worlds.proof import judge
@@ -134,6 +136,15 @@ def test_cp_sat_never_rules_out_what_can_be_placed(seed: int) -> None:
         if not isinstance(found, Stuck):
             verdict = judge(bodies(scene), task.wanted, task.hard, requirements(task), split, seed, 0.3)
             assert verdict.possible is not False, (verdict.core, movable)
+
+
+def test_what_was_only_not_found_is_not_said_to_be_impossible() -> None:
+    wanted = tuple(Wanted(an_object(f"stool{number}")) for number in (1, 2))
+    task = Task(a_room(), wanted, (said("aligned", "stool1 stool2"),))
+    assert not explain(task, Stuck()).proved
+    apart = (said("left_of", "stool1", "stool2"), said("right_of", "stool1", "stool2"))
+    found = solve(replace(task, hard=apart))
+    assert isinstance(found, Stuck) and explain(replace(task, hard=apart), found).proved
 
 
 def test_a_scene_that_is_wrong_says_what() -> None:
