@@ -25,7 +25,7 @@ PARTS = (0.05, 0.3, 0.6, 1.0)  # of imitation's time: where the speed is measure
 WATCHED = 48  # held-out tasks of those
 BATCH = 8
 RANK = 32  # adapters: two thirds of the arithmetic of training all weights, and no optimizer that goes through all of them
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 2e-3
 
 
 @dataclass(frozen=True)
