@@ -93,8 +93,9 @@ def run(config: WorldTrain) -> dict[str, Any]:
                      "--minutes", max(config.minutes - diary["seconds"] / 60, 0.1), "--steps", 100_000, "--tasks", 8, "--group", 8,
                      "--max-tokens", 96, "--dtype", config.dtype, "--seed", config.seed)
             spend(start, model, rl=True)
-    report = {"seed": config.seed, "env": config.env, "minutes": round(diary["seconds"] / 60, 1), "steps": diary["steps"],
-              "examples": diary["steps"] * BATCH, "curve": diary["curve"],
+    report = {"seed": config.seed, "env": config.env, "asked_minutes": config.minutes,
+              "minutes": round(diary["seconds"] / 60, 1), "steps": diary["steps"], "examples": diary["steps"] * BATCH,
+              "curve": diary["curve"],
               "trained": _measure(config, model, config.n, config.out / "trained.json", "--new-wording")}
     if config.baselines:
         report["untrained"] = _measure(config, MODEL, config.n, config.out / "untrained.json")
