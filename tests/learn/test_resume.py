@@ -12,10 +12,13 @@ import pytest
 from safetensors.torch import load_file
 from tiny import tiny_model
 
+from ownship.errors import UserError
 from ownship.learn.learner import Learner, Optim
 from ownship.learn.loss import imitation
 from ownship.learn.run import Run
 from ownship.learn.sample import supervised
+from ownship.recipes import sft
+from ownship.recipes.settings import OptimSettings
 
 RL = ["--env", "sums:low=2,high=2,largest=3", "--steps", "8", "--tasks", "4", "--group", "4", "--max-tokens", "16",
       "--dtype", "float32", "--optim.lr", "1e-3", "--save-every", "2"]
@@ -170,3 +173,15 @@ def test_another_run_in_the_same_place_is_refused(pupil: Path, tmp_path: Path, o
     assert other.returncode == 2
     assert "batch=8" in error
     assert "Traceback" not in error
+
+
+def test_the_rate_falls_to_nothing_over_the_whole_of_a_run_that_is_made_in_parts(pupil: Path, tmp_path: Path) -> None:
+    def part(steps: int, end: int) -> list[float]:
+        sft.run(sft.SFT(model=str(pupil), env="sums:low=2,high=2,largest=3", out=tmp_path / "run", steps=steps, end=end, batch=2,
+                        optim=OptimSettings(lr=1e-3, warmup=2), dtype="float32"))
+        return [round(json.loads(line)["lr"] * 1e3, 6) for line in lines(tmp_path / "run")]
+
+    assert part(2, 10) == [0.5, 0.9]
+    assert part(5, 5) == [0.5, 0.9, 0.6, 0.4, 0.2]  # it turned out to be slower than was thought
+    with pytest.raises(UserError, match="--end 5 would leave the last of --steps 6"):
+        part(6, 5)

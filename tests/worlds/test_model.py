@@ -87,5 +87,7 @@ def test_deciders_are_measured_with_intervals() -> None:
     none = measured(tasks, lambda batch: ["nothing"] * len(batch)).summary()
     assert own["satisfaction"] >= 0.85 and own["tasks"] == 8
     assert none["satisfaction"] == 0 == none["met_in_full"]
+    new = held_out(Worlds(low=1, high=1, wording="new"), 2)
+    assert measured(new, lambda batch: [task.answer for task in batch]).summary()["satisfaction"] == 1
     low, high = bootstrap(np.array([0.0, 1.0] * 50))
     assert 0.38 < low < 0.44 and 0.56 < high < 0.62

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from ownship.surfaces.worlds import describe
 from ownship.surfaces.worlds.candidates import Wanted
 from ownship.surfaces.worlds.catalogue import KINDS
+from ownship.surfaces.worlds.explain import explain
 from ownship.surfaces.worlds.geometry import bodies
 from ownship.surfaces.worlds.pipeline import apply
 from ownship.surfaces.worlds.proof import judge
@@ -18,6 +20,7 @@ from ownship.surfaces.worlds.space import problems
 from ownship.surfaces.worlds.types import (
     Add,
     AddOpening,
+    AddPlot,
     AddRoom,
     Conflict,
     Move,
@@ -135,6 +138,15 @@ def test_cp_sat_never_rules_out_what_can_be_placed(seed: int) -> None:
             assert verdict.possible is not False, (verdict.core, movable)
 
 
+def test_what_was_only_not_found_is_not_said_to_be_impossible() -> None:
+    wanted = tuple(Wanted(an_object(f"stool{number}")) for number in (1, 2))
+    task = Task(a_room(), wanted, (said("aligned", "stool1 stool2"),))
+    assert not explain(task, Stuck()).proved
+    apart = (said("left_of", "stool1", "stool2"), said("right_of", "stool1", "stool2"))
+    found = solve(replace(task, hard=apart))
+    assert isinstance(found, Stuck) and explain(replace(task, hard=apart), found).proved
+
+
 def test_a_scene_that_is_wrong_says_what() -> None:
     table = an_object("table1", 0, -60)
     wrong = {
@@ -172,6 +184,12 @@ def test_work_bounds_the_search_and_the_answer_is_the_same_each_time() -> None:
     assert isinstance(first, Stuck) and isinstance(second, Stuck) and first.failed == second.failed and first.core == second.core
 
 
+@pytest.mark.parametrize("count", [4, 5, 8])
+def test_a_row_of_many_is_a_row_from_the_second_on(count: int) -> None:
+    stools = " ".join(f"stool{number}" for number in range(1, count + 1))
+    assert request(a_room(), stools, said("aligned", stools)) is None
+
+
 def test_a_larger_thing_stays_near_its_place() -> None:
     scene = a_room(600, 500, an_object("shelf1", 0, -234), an_object("plant1", 100, 0))
     after = apply(scene, [Scale(id="shelf1", percent=120)])
@@ -202,3 +220,6 @@ def test_a_conflict_and_a_scene_in_words() -> None:
         "Lampe. Die Lampe ist auf dem Tisch."
     )
     assert describe.describe(Scene(), "de") == "Hier ist noch nichts."
+    garden = apply(Scene(), [AddPlot(id="plot1"), Add(id="well1", kind="well"), Relate(relation=said("centred", "well1"))]).scene
+    assert "The well is in the middle of the garden." in describe.describe(garden, "en")
+    assert "Der Brunnen ist in der Mitte vom Garten." in describe.describe(garden, "de")

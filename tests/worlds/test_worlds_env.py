@@ -31,6 +31,8 @@ def test_the_registry_makes_it_with_options_and_refuses_others() -> None:
     assert not task.info["spec"].edits
     with pytest.raises(UserError, match="1 <= low <= high"):
         make("worlds:low=5,high=2")
+    with pytest.raises(UserError, match="wording=new"):
+        make("worlds:wording=old")
     with pytest.raises(UserError, match="colour"):
         make("worlds:colour=3")
 
@@ -46,6 +48,13 @@ def test_a_task_is_a_function_of_its_seed_and_the_splits_share_none() -> None:
     assert 0.35 < sum(bool(task.info["spec"].edits) for task in found) / 800 < 0.45
     assert 0.2 < sum(task.info["language"] == "de" for task in found) / 800 < 0.3
     assert next(tasks(env, "train")).messages[0] == {"role": "system", "content": "World"}
+
+
+def test_new_wordings_are_of_the_same_specifications() -> None:
+    usual, new = held_out(Worlds(), 20), held_out(Worlds(wording="new"), 20)
+    assert [task.key for task in usual] == [task.key for task in new]
+    assert [task.answer for task in usual] == [task.answer for task in new]
+    assert sum(one.info["words"] != other.info["words"] for one, other in zip(usual, new, strict=True)) > 17
 
 
 def test_solutions_are_worth_full_marks_but_for_the_few_that_the_solver_finds_no_place_for() -> None:

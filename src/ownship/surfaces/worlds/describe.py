@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ownship.surfaces.worlds.catalogue import COLOURS, KINDS, Word
+from ownship.surfaces.worlds.geometry import area_of, bodies
 from ownship.surfaces.worlds.types import Conflict, Language, Object, Plot, Relation, Requirement, Room, Scene
 
 MOST = 12  # groups of things, and 6 relations: about a minute
@@ -126,10 +127,17 @@ def relation(said: Relation, scene: Scene, language: Language) -> str:
     if said.kind in ("against_wall", "in_corner"):
         return f"{who} {verb} {_at_wall(said, voice)}"
     case = "accusative" if said.kind == "around" else "dative"
-    of = [voice.the(name, case) for name in said.of] or [("the room" if language == "en" else "dem Raum")] * 2
+    of = [voice.the(name, case) for name in said.of] or [voice.the(_around(said, scene), "dative")]
     own = said.frame == "object" and all(name.rstrip("0123456789") in KINDS for name in said.of)
     template = (_OWN.get(said.kind) if own else None) or _SAID[said.kind]
     return _short(f"{who} {verb} " + template[language == "de"].format(*of))
+
+
+def _around(said: Relation, scene: Scene) -> str:
+    """The id of the room or garden that the first subject stands in; of the first there is, if it has no place."""
+    known = bodies(scene)
+    there = area_of(known[said.subjects[0]], known) if said.subjects[0] in known else None
+    return there or next((area.id for areas in (scene.rooms, scene.plots) for area in areas), "room1")
 
 
 def _at_wall(said: Relation, voice: _Voice) -> str:

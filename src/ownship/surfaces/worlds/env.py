@@ -43,14 +43,19 @@ class Scored:
 class Worlds:
     """`low` to `high` motifs (a motif is one to three groups of things and at most one relation) in a scene. `edits` is the share
     of tasks that change a scene, by one or two changes, `german` that of German words; with `guide` the prompt explains the
-    language, for models that have not learnt it."""
+    language, for models that have not learnt it. `wording=new` says the same specifications in forms that are said nowhere else: to
+    test with, never to train on."""
 
-    def __init__(self, low: int = 1, high: int = 3, edits: float = 0.4, german: float = 0.25, guide: bool = False) -> None:
+    def __init__(self, low: int = 1, high: int = 3, edits: float = 0.4, german: float = 0.25, guide: bool = False,
+                 wording: str = "known") -> None:
+        if wording not in ("known", "new"):
+            raise UserError(f"worlds: wording=known or wording=new, not {wording}")
         if not 1 <= low <= high <= 12 or not 0 <= edits <= 1 or not 0 <= german <= 1:
             raise UserError("worlds: 1 <= low <= high <= 12, 0 <= edits <= 1 and 0 <= german <= 1 are needed, not"
                             f" low={low}, high={high}, edits={edits}, german={german}")
         self.name = "worlds"
         self.low, self.high, self.share, self.german, self.guide = low, high, edits, german, guide
+        self.new = wording == "new"
 
         def part(name: str) -> Callable[[Task, Sequence[Message]], float]:
             return lambda task, messages: _of(task, messages, lambda measured: measured.share(name))
@@ -66,7 +71,7 @@ class Worlds:
     def task(self, seed: int) -> Task:
         draw = random.Random(f"worlds {seed}")
         spec = draw_spec(draw, draw.randint(self.low, self.high), draw.choice((1, 1, 2)) if draw.random() < self.share else 0)
-        words, language = say(spec, seed, german=self.german)
+        words, language = say(spec, seed, german=self.german, new=self.new)
         if spec.edits:
             ids = spec.ids()
             objects = [(id, group.colour or KINDS[group.kind].colour) for group, things in zip(spec.groups, ids, strict=False)

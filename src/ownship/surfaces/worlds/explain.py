@@ -39,8 +39,9 @@ def explain(task: Task, stuck: Stuck, seed: int = 0, work: Work | None = None) -
     if stuck.core:
         doubtful = [requirement for requirement in requirements(task) if requirement in stuck.core]
     else:
-        task = narrow(task, stuck, lambda smaller: impossible(requirements(smaller), smaller))
-        doubtful = requirements(task)
+        smaller = narrow(task, stuck, lambda smaller: impossible(requirements(smaller), smaller))
+        proved = proved and smaller is not task  # the whole was only not found, which proves nothing
+        task, doubtful = smaller, requirements(smaller)
     found = shrink([], False, doubtful)
     return Conflict(requirements=tuple(found), proved=proved)
 

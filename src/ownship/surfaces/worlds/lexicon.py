@@ -165,11 +165,20 @@ def _tags(words: Sequence[str]) -> Iterator[Tag]:
                 yield Tag("number", str(int(word[:9])), word)
             elif re.fullmatch(r"\d{1,4}", word.strip("-")):
                 yield Tag("number", word.strip("-"), word)
+            elif (kind := _named(word)) is not None:
+                yield Tag("kind", kind, word)
             elif not any(letter.isalnum() for letter in word):
                 yield Tag("stop", word, word)
             elif word not in _PLAIN:
                 yield Tag("unknown", word, word)
         at += size
+
+
+def _named(word: str) -> str | None:
+    """The kind of the thing whose id the word is: "sofa1", "coffee_table2"."""
+    match = re.fullmatch(r"([^\W\d]+?)\d{1,4}", word)
+    tag = _phrases()[0].get(match[1].replace("_", " ")) if match else None
+    return tag.value if tag is not None and tag.sort == "kind" else None
 
 
 def mentions_thing(said: Sequence[Tag]) -> bool:

@@ -54,6 +54,7 @@ class _Phrase:
     definite: bool = False
     every: bool = False
     plural: bool = False
+    number: str = ""  # of an id: "1" in "sofa1"
     wanted: bool = True
     colour: str | None = None
     material: str | None = None
@@ -263,7 +264,7 @@ class _Reader:
         there = self._existing(phrase)
         if there and (phrase.definite or phrase.every or phrase.count is None):
             phrase.ids = there
-        else:
+        elif not phrase.number:
             count = max(1, min(phrase.count or 1, grammar.MAX_COUNT * 8))
             first = self.names.next(phrase.kind)
             for number in range(first, first + count):
@@ -278,6 +279,8 @@ class _Reader:
     def _existing(self, phrase: _Phrase) -> list[str]:
         """The things there are that the phrase could mean."""
         ids = list(self.names.ids.get(phrase.kind, ()))
+        if phrase.number:
+            return [id for id in ids if id == phrase.kind + phrase.number]
         alike = [id for id in ids if phrase.colour in (None, self.looks[id][0]) and phrase.material in (None, self.looks[id][1])]
         if phrase.colour is None:
             usual = [id for id in alike if self.looks[id][0] == KINDS[phrase.kind].colour]
@@ -309,6 +312,7 @@ def _phrases(said: Sequence[Tag]) -> list[_Item]:
             end += 1
         if end < len(said) and said[end].sort in ("kind", "opening"):
             phrase.kind, phrase.plural = said[end].value, said[end].plural or (phrase.count or 0) > 1
+            phrase.number = said[end].text[len(said[end].text.rstrip("0123456789")) :]
             if any(tag.text == "die" for tag in said[at:end]):
                 phrase.plural = phrase.plural or said[end].text in _not_feminine()
             if end + 1 < len(said) and said[end + 1].sort == "material" and said[end + 1].text.startswith("aus "):

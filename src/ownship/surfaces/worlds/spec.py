@@ -258,7 +258,7 @@ def _indoors(draft: _Draft) -> None:
         case "far":
             link("far", group(pick(_LOOSE)), group(pick(("bed", "fireplace", "sofa"))))
         case "row":
-            link("aligned", group(pick(("stool", "plant", "chair")), 3, 3))
+            link("aligned", group(pick(("stool", "plant", "chair")), 5, 3))
         case "middle":
             link("centred", group(pick(("table", "rug", "dining_table", "coffee_table"))))
 
@@ -277,7 +277,7 @@ def _outdoors(draft: _Draft) -> None:
         case "facing":
             link("facing", group(pick(("bench", "chair")), most=2), group(pick(("fountain", "pond", "statue", "tree"))))
         case "row":
-            link("aligned", group(pick(("tree", "fir", "bush", "street_lamp")), 4, 3))
+            link("aligned", group(pick(("tree", "fir", "bush", "street_lamp")), 5, 3))
         case "between":
             link("between", group(pick(("bench", "fountain", "swing"))), group(pick(_TALL), 2, 2))
         case "side":
@@ -306,8 +306,9 @@ def draw_spec(draw: random.Random, motifs: int, edits: int = 0) -> Spec:
     spec = Spec(place, None, tuple(draft.groups), tuple(draft.links), _edits(draft, edits) if edits else ())
     kinds = {group.kind for group in spec.groups}
     unwanted: tuple[str, ...] = ()
-    if not edits and draw.random() < 0.08:
-        unwanted = (draw.choice([kind for kind in (_LOOSE if place == "room" else _OUTDOORS) if kind not in kinds]),)
+    others = [kind for kind in (_LOOSE if place == "room" else _OUTDOORS) if kind not in kinds]
+    if not edits and draw.random() < 0.08 and others:
+        unwanted = (draw.choice(others),)
     holes: list[Holes] = []
     if not edits and place == "room":
         if draw.random() < 0.15:
@@ -352,8 +353,7 @@ def _edits(draft: _Draft, count: int) -> tuple[Edit, ...]:
                     and draft.groups[number].kind != kind]
             link = None
             if near and draw.random() < 0.5:
-                beside: tuple[RelationKind, ...] = ("left_of", "right_of") if _small(group) else ()
-                link = Link(draw.choice(("next_to", "near", *beside)), new, (draw.choice(near),))
+                link = Link(draw.choice(("next_to", "near", "left_of", "right_of")), new, (draw.choice(near),))
             found.append(Edit("add", new, group, link))
             new += 1
             continue
@@ -363,10 +363,7 @@ def _edits(draft: _Draft, count: int) -> tuple[Edit, ...]:
         movable = _bears(group) and group.count <= 2 and index not in placed
         if change == "relate" and others and movable:
             other = draw.choice(others)
-            # behind what stands with its back to a wall is no place, and beside it only for what is small
-            beyond: tuple[RelationKind, ...] = () if KINDS[draft.groups[other].kind].back else ("behind",)
-            beside = ("left_of", "right_of") if _small(group) else ()
-            side = draw.choice(("in_front_of", "next_to", "next_to", "near", *beside, *beyond))
+            side: RelationKind = draw.choice(("in_front_of", "behind", "next_to", "next_to", "near", "left_of", "right_of"))
             found.append(Edit("relate", index, link=Link(side, index, (other,))))
         elif change == "relate" and movable and draft.place == "room":
             found.append(Edit("relate", index, link=Link(*draw.choice((("in_corner", index), ("against_wall", index))))))
@@ -387,10 +384,6 @@ def _without(edit: Edit, gone: set[int]) -> Edit:
     if edit.link is None or not gone & set(edit.link.of):
         return edit
     return Edit("recolour", edit.group, colour="red") if edit.change == "relate" else replace(edit, link=None)
-
-
-def _small(group: Group) -> bool:
-    return group.count == 1 and max(KINDS[group.kind].size[0], KINDS[group.kind].size[2]) <= 60
 
 
 def _bears(group: Group) -> bool:

@@ -9,17 +9,24 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Literal
 
 from ownship.surfaces.worlds.catalogue import COLOURS, KINDS, MATERIALS, Word
 from ownship.surfaces.worlds.spec import Edit, Group, Holes, Link, Spec
-from ownship.surfaces.worlds.types import Language, RelationKind
-
-Case = Literal["nom", "acc", "dat"]
-
-NUMBERS: dict[Language, tuple[str, ...]] = {
-    "en": ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
-    "de": ("kein", "ein", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun", "zehn", "elf", "zwölf")}
+from ownship.surfaces.worlds.types import Language
+from ownship.surfaces.worlds.wordings import (
+    BIGGER,
+    CHATTER,
+    DE,
+    EN,
+    NUMBERS,
+    PLACES,
+    PUT,
+    SIDES_DE,
+    SIZES,
+    Case,
+    T,
+    known,
+)
 
 _INDEFINITE = {"nom": {"der": "ein", "die": "eine", "das": "ein"}, "acc": {"der": "einen", "die": "eine", "das": "ein"},
                "dat": {"der": "einem", "die": "einer", "das": "einem"}}
@@ -33,51 +40,18 @@ _WEAK = {"nom": {"der": "e", "die": "e", "das": "e"}, "acc": {"der": "en", "die"
          "dat": {"der": "en", "die": "en", "das": "en"}}
 _NOT_DECLINED = {"gold", "silber", "pink", "rosa", "lila", "orange", "beige", "creme", "mint", "oliv", "türkis", "anthrazit"}
 
-# The relation between a subject and what it is said with reference to; German ones with the case they take of it.
-_EN: dict[RelationKind, tuple[str, ...]] = {
-    "on": ("on", "on", "on top of"), "under": ("under", "underneath", "below"), "above": ("above", "over"),
-    "inside": ("in", "inside"), "next_to": ("next to", "beside", "right next to"), "near": ("near", "close to", "not far from"),
-    "far": ("far from", "far away from"), "left_of": ("left of", "to the left of"), "right_of": ("right of", "to the right of"),
-    "in_front_of": ("in front of",), "behind": ("behind",), "between": ("between",),
-    "facing": ("facing", "turned towards", "looking at"), "around": ("around", "all around"),
-    "against_wall": ("against the wall", "against a wall", "along the wall"), "in_corner": ("in a corner", "in the corner"),
-    "aligned": ("in a row", "in a line"), "centred": ("in the middle", "in the centre")}
-_DE: dict[RelationKind, tuple[tuple[str, Case], ...]] = {
-    "on": (("auf", "dat"),), "under": (("unter", "dat"),), "above": (("über", "dat"),), "inside": (("in", "dat"),),
-    "next_to": (("neben", "dat"), ("direkt neben", "dat")), "near": (("nahe bei", "dat"), ("in der Nähe von", "dat")),
-    "far": (("weit weg von", "dat"), ("weit entfernt von", "dat")), "left_of": (("links von", "dat"), ("links neben", "dat")),
-    "right_of": (("rechts von", "dat"), ("rechts neben", "dat")), "in_front_of": (("vor", "dat"),), "behind": (("hinter", "dat"),),
-    "between": (("zwischen", "dat"),), "facing": (("mit Blick auf", "acc"), ("gerichtet auf", "acc")),
-    "around": (("rund um", "acc"), ("rings um", "acc")), "against_wall": (("an der Wand", "dat"), ("an einer Wand", "dat")),
-    "in_corner": (("in einer Ecke", "dat"), ("in der Ecke", "dat")), "aligned": (("in einer Reihe", "dat"), ("in Reihe", "dat")),
-    "centred": (("in der Mitte", "dat"), ("mittendrin", "dat"))}
-_SIDES_DE = {"north": "Nordwand", "east": "Ostwand", "south": "Südwand", "west": "Westwand"}
-# "neben dem Sofa" is where it stands, "neben das Sofa" where it is put
-_PUT = ("unter", "auf", "über", "in", "neben", "direkt neben", "vor", "hinter", "zwischen", "links neben", "rechts neben")
+def say(spec: Spec, seed: object, language: Language | None = None, german: float = 0.25,
+        new: bool = False) -> tuple[str, Language]:
+    """Words for the specification, the same for the same seed, and their language (drawn, if it is not given).
 
-_PLACES = {
-    ("en", "room"): ("room", "living room", "room", "bedroom", "study"), ("en", "plot"): ("garden", "yard", "park", "garden"),
-    ("de", "room"): ("der Raum", "das Zimmer", "das Wohnzimmer", "das Schlafzimmer"),
-    ("de", "plot"): ("der Garten", "der Park", "der Hof", "der Garten")}
-_SIZES: dict[Language, dict[str, tuple[str, ...]]] = {
-    "en": {"small": ("small", "tiny", "little"), "large": ("large", "big", "spacious"), "huge": ("huge", "enormous")},
-    "de": {"small": ("klein", "winzig"), "large": ("groß", "geräumig"), "huge": ("riesig", "gewaltig")}}
-_CHATTER = {
-    "en": ("My aunt would love it.", "Thanks in advance!", "Please hurry.", "I have been dreaming of this for years.",
-           "It is for a film.",
-           "Nothing fancy.", "We are moving in on Monday.", "Take your time."),
-    "de": ("Meine Tante kommt am Montag.", "Vielen Dank im Voraus!", "Bitte beeil dich.", "Davon träume ich schon lange.",
-           "Es ist für einen Film.", "Lass dir Zeit.", "Nichts Besonderes.")}
-
-
-def say(spec: Spec, seed: object, language: Language | None = None, german: float = 0.25) -> tuple[str, Language]:
-    """Words for the specification, the same for the same seed, and their language (drawn, if it is not given)."""
+    `new`: in the forms that are otherwise never used, see `known`. The language is the same as without.
+    """
     draw = random.Random(f"worlds words {seed}")
     language = language or ("de" if draw.random() < german else "en")
-    speaker = _Speaker(spec, draw, language)
+    speaker = _Speaker(spec, draw, language, new)
     sentences = speaker.edits() if spec.edits else speaker.scene()
     if draw.random() < 0.2:
-        sentences.insert(draw.choice((0, len(sentences))), draw.choice(_CHATTER[language]))
+        sentences.insert(draw.choice((0, len(sentences))), speaker.form(CHATTER[language]))
     text = " ".join(sentences)
     if draw.random() < 0.15:
         text = text.lower() if language == "en" else text.rstrip(".")
@@ -87,18 +61,26 @@ def say(spec: Spec, seed: object, language: Language | None = None, german: floa
 class _Speaker:
     """Chooses how to say one specification."""
 
-    def __init__(self, spec: Spec, draw: random.Random, language: Language) -> None:
-        self.spec, self.draw, self.language = spec, draw, language
+    def __init__(self, spec: Spec, draw: random.Random, language: Language, new: bool) -> None:
+        self.spec, self.draw, self.language, self.new = spec, draw, language, new
         self.groups = [*spec.groups, *(edit.new for edit in spec.edits if edit.new is not None)]
         self.words: dict[str, Word] = {}  # a thing keeps its name throughout
         self.said: set[int] = set()  # groups that have been spoken of: "the table" from then on
+
+    def form(self, forms: Sequence[T]) -> T:
+        """One of several ways to say the same."""
+        return self.draw.choice(known(forms, self.new))
+
+    def called(self, names: Sequence[T], usual: float) -> T:
+        """One of several names, the first of which is the usual one; of new ones only every second, as nobody uses no other."""
+        return names[0] if self.draw.random() < (0.5 if self.new else usual) else self.form(names)
 
     # Things
 
     def word(self, kind: str) -> Word:
         names = KINDS[kind].en if self.language == "en" else KINDS[kind].de
         if kind not in self.words:
-            self.words[kind] = names[0] if self.draw.random() < 0.75 else self.draw.choice(names)
+            self.words[kind] = self.called(names, 0.75)
         return self.words[kind]
 
     def thing(self, index: int, case: Case = "nom", definite: bool = False) -> str:
@@ -146,7 +128,7 @@ class _Speaker:
 
     def name(self, colour: str) -> str:
         names = COLOURS[colour].en if self.language == "en" else COLOURS[colour].de
-        return names[0] if self.draw.random() < 0.85 else self.draw.choice(names)
+        return self.called(names, 0.85)
 
     def number(self, count: int) -> str:
         return str(count) if self.draw.random() < 0.25 else NUMBERS[self.language][count]
@@ -160,16 +142,16 @@ class _Speaker:
         phrase: str
         case: Case = "nom"
         if german:
-            phrase, case = draw.choice(_DE[link.kind])
-            if put and phrase in _PUT:
+            phrase, case = self.form(DE[link.kind])
+            if put and phrase in PUT:
                 case = "acc"
         else:
-            phrase = draw.choice(_EN[link.kind])
+            phrase = self.form(EN[link.kind])
         if link.side is not None:
-            return f"an der {_SIDES_DE[link.side]}" if german else f"against the {link.side} wall"
+            return f"an der {SIDES_DE[link.side]}" if german else f"against the {link.side} wall"
         if put and german and link.kind in ("against_wall", "in_corner"):
-            return draw.choice(("an die Wand", "an eine Wand")) if link.kind == "against_wall" else draw.choice((
-                "in eine Ecke", "in die Ecke"))
+            return self.form(("an die Wand", "an eine Wand", "an irgendeine Wand") if link.kind == "against_wall" else (
+                "in eine Ecke", "in die Ecke", "in irgendeine Ecke"))
         if link.of:
             things = []
             for index in link.of:
@@ -207,11 +189,13 @@ class _Speaker:
         listed = _list(parts, " und " if german else " and ", draw)
         sentences = [self._opened(listed)] if opening else self._unopened(listed, len(self.groups))
         if not opening:
-            forms = ("es gibt {}.", "dazu {}.") if german else ("there should be {}.", "it has {}.", "add {}.")
-            sentences += [_upper(draw.choice(forms).format(self._holes(holes, "acc"))) for holes in self.spec.holes]
+            forms = ("es gibt {}.", "dazu {}.", "es hat {}.") if german else (
+                "there should be {}.", "it has {}.", "add {}.", "give it {}.")
+            sentences += [_upper(self.form(forms).format(self._holes(holes, "acc"))) for holes in self.spec.holes]
         if self.spec.night:
-            forms = ("Es ist Nacht.", "Es soll Nacht sein.") if german else ("It is night.", "It should be night.")
-            sentences.append(draw.choice(forms))
+            forms = ("Es ist Nacht.", "Es soll Nacht sein.", "Das Ganze bei Nacht.") if german else (
+                "It is night.", "It should be night.", "All of it at night.")
+            sentences.append(self.form(forms))
         return [*sentences, *map(self._apart, pending), *map(self._unwanted, self.spec.unwanted)]
 
     def _holes(self, holes: Holes, case: Case) -> str:
@@ -222,13 +206,13 @@ class _Speaker:
             return f"{self.number(holes.count) if many else 'a'} {noun}{where}"
         noun, gender = ("Tür", "die") if holes.kind == "door" else ("Fenster", "das")
         noun = ("Türen" if holes.kind == "door" else "Fenstern" if case == "dat" else "Fenster") if many else noun
-        where = f" in der {_SIDES_DE[holes.side]}" if holes.side else ""
+        where = f" in der {SIDES_DE[holes.side]}" if holes.side else ""
         return f"{self.number(holes.count) if many else _INDEFINITE[case][gender]} {noun}{where}"
 
     def _place(self, case: Case) -> str:
-        spec, draw, language = self.spec, self.draw, self.language
-        name = draw.choice(_PLACES[language, spec.place])
-        size = draw.choice(_SIZES[language][spec.size]) if spec.size else ""
+        spec, language = self.spec, self.language
+        name = self.form(PLACES[language, spec.place])
+        size = self.form(SIZES[language][spec.size]) if spec.size else ""
         if language == "en":
             text = f"{size} {name}".strip()
             return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
@@ -238,44 +222,49 @@ class _Speaker:
     def _opened(self, listed: str) -> str:
         """The place and what is in it, in one sentence."""
         if self.language == "en":
-            form = self.draw.choice(("{} with {}.", "{} with {}", "I would like {} with {}.", "Please build {} with {}.",
-                                     "Make me {} with {}!", "Can you create {} with {}?"))
+            form = self.form(("{} with {}.", "{} with {}", "I would like {} with {}.", "Please build {} with {}.",
+                              "Make me {} with {}!", "Can you create {} with {}?", "What about {} that has {}?",
+                              "Show me {} containing {}."))
             return _upper(form.format(self._place("nom"), listed))
-        form, case = self.draw.choice((("{} mit {}.", "nom"), ("{} mit {}", "nom"), ("Ich möchte {} mit {}.", "acc"),
-                                       ("Bitte baue {} mit {}.", "acc"), ("Mach mir {} mit {}!", "acc"),
-                                       ("Kannst du {} mit {} bauen?", "acc")))
+        form, case = self.form((("{} mit {}.", "nom"), ("{} mit {}", "nom"), ("Ich möchte {} mit {}.", "acc"),
+                                ("Bitte baue {} mit {}.", "acc"), ("Mach mir {} mit {}!", "acc"),
+                                ("Kannst du {} mit {} bauen?", "acc"), ("Wie wäre {} mit {}?", "nom"),
+                                ("Zeig mir {} mitsamt {}.", "acc")))
         return _upper(form.format(self._place(case), listed))  # type: ignore[arg-type]
 
     def _unopened(self, listed: str, count: int) -> list[str]:
         """The place first, then what is in it."""
-        draw = self.draw
         if self.language == "en":
-            first = draw.choice(("Build {}.", "I want {}.", "{}.", "Imagine {}.")).format(self._place("nom"))
-            second = draw.choice(("Put {} there.", "In it I want {}.", "It should have {}.", "There should be {}.", "I need {}."))
+            first = self.form(("Build {}.", "I want {}.", "{}.", "Imagine {}.", "We need {}.")).format(self._place("nom"))
+            second = self.form(("Put {} there.", "In it I want {}.", "It should have {}.", "There should be {}.", "I need {}.",
+                                "It contains {}."))
             return [_upper(first), second.format(listed)]
-        form, case = draw.choice((("Baue {}.", "acc"), ("Ich will {}.", "acc"), ("{}.", "nom"), ("Stell dir {} vor.", "acc")))
-        second = draw.choice(("Darin gibt es: {}.", "Hinein gehören {}.", "Darin sollen {} stehen.", "Dort sind {}."))
+        form, case = self.form((("Baue {}.", "acc"), ("Ich will {}.", "acc"), ("{}.", "nom"), ("Stell dir {} vor.", "acc"),
+                                ("Wir brauchen {}.", "acc")))
+        second = self.form(("Darin gibt es: {}.", "Hinein gehören {}.", "Darin sollen {} stehen.", "Dort sind {}.",
+                            "Man sieht dort: {}."))
         return [_upper(form.format(self._place(case))), second.format(listed)]  # type: ignore[arg-type]
 
     def _apart(self, link: Link) -> str:
         """A relation in a sentence of its own."""
         draw, many = self.draw, self.groups[link.subject].count > 1
         if self.language == "en":
-            form = draw.choice(("{} should be {}.", "Put {} {}.", "{} {are} {}.", "I want {} {}."))
+            form = self.form(("{} should be {}.", "Put {} {}.", "{} {are} {}.", "I want {} {}.", "{} must stand {}."))
             form = form.replace("{are}", "are" if many else "is")
             return _upper(form.format(self.thing(link.subject, definite=True), self.where(link, definite=True)))
         if draw.random() < 0.4 and link.kind != "facing":
-            return f"Stell {self.thing(link.subject, 'acc', True)} {self.where(link, True, put=True)}."
-        form = draw.choice(("{} soll {} stehen.", "{} steht {}.", "{} kommt {} hin."))
+            verb = self.form(("Stell", "Stelle", "Platziere"))
+            return f"{verb} {self.thing(link.subject, 'acc', True)} {self.where(link, True, put=True)}."
+        form = self.form(("{} soll {} stehen.", "{} steht {}.", "{} kommt {} hin.", "{} gehört {} hin."))
         if many:
-            form = form.replace("soll", "sollen").replace("steht", "stehen").replace("kommt", "kommen")
+            form = form.replace("soll", "sollen").replace("steht", "stehen").replace("kommt", "kommen").replace("gehört", "gehören")
         return _upper(form.format(self.thing(link.subject, "nom", True), self.where(link, True)))
 
     def _unwanted(self, kind: str) -> str:
         word = self.word(kind)
         if self.language == "en":
-            return self.draw.choice(("No {} please.", "I do not want any {}.", "But no {}!")).format(word.many)
-        form = self.draw.choice(("Bitte k{} {}.", "Ich will k{} {}.", "Aber k{} {}!"))
+            return self.form(("No {} please.", "I do not want any {}.", "But no {}!", "Leave out {}.")).format(word.many)
+        form = self.form(("Bitte k{} {}.", "Ich will k{} {}.", "Aber k{} {}!", "Es soll dort k{} {} geben."))
         return form.format(_INDEFINITE["acc"][word.gender], word.one)
 
     # Edits
@@ -291,52 +280,47 @@ class _Speaker:
         return [_upper(clause + (end or ("." if len(clauses) > 1 else ""))) for clause in clauses]
 
     def _edit_english(self, edit: Edit) -> str:
-        pick = self.draw.choice
+        pick = self.form
         thing = self.thing(edit.group, definite=edit.change != "add")
         where = " " + self.where(edit.link, definite=True) if edit.link is not None else ""
         match edit.change:
             case "add":
                 if self.groups[edit.group].count == 1 and self.draw.random() < 0.2:
                     thing = "another " + thing.partition(" ")[2]
-                return pick(("add {}{}", "put {}{}", "I also want {}{}", "please add {}{}") if where else (
-                    "add {}{}", "I also want {}{}", "please add {}{}")).format(thing, where)
+                return pick(("add {}{}", "put {}{}", "I also want {}{}", "please add {}{}", "bring in {}{}") if where else (
+                    "add {}{}", "I also want {}{}", "please add {}{}", "bring in {}{}")).format(thing, where)
             case "remove":
-                return pick(("remove {}", "take {} away", "delete {}", "get rid of {}", "I do not need {} any more")).format(thing)
+                return pick(("remove {}", "take {} away", "delete {}", "get rid of {}", "I do not need {} any more",
+                             "throw {} out")).format(thing)
             case "recolour":
-                return pick(("make {} {}", "paint {} {}", "{} should be {}", "colour {} {}", "I want {} to be {}")).format(
+                return pick(("make {} {}", "paint {} {}", "{} should be {}", "colour {} {}", "I want {} to be {}",
+                             "turn {} {}")).format(
                     thing, self.name(edit.colour or ""))
             case "relate":
-                return pick(("move {}{}", "put {}{}", "place {}{}", "{} should be{}", "I want {}{}")).format(thing, where)
+                return pick(("move {}{}", "put {}{}", "place {}{}", "{} should be{}", "I want {}{}",
+                             "shift {}{}")).format(thing, where)
             case "scale":
-                return pick(_BIGGER["en"][edit.amount]).format(thing)
+                return pick(BIGGER["en"][edit.amount]).format(thing)
             case "rotate":
-                return pick(("turn {} by {} degrees", "rotate {} {} degrees", "rotate {} by {}°")).format(thing, edit.amount)
+                return pick(("turn {} by {} degrees", "rotate {} {} degrees", "rotate {} by {}°",
+                             "spin {} by {} degrees")).format(thing, edit.amount)
 
     def _edit_german(self, edit: Edit) -> str:
-        pick, many = self.draw.choice, self.groups[edit.group].count > 1
+        pick, many = self.form, self.groups[edit.group].count > 1
         where = " " + self.where(edit.link, definite=True, put=True) if edit.link is not None else ""
         form = {
-            "add": ("stell {}{where} dazu", "ich möchte noch {}{where}", "füge {}{where} hinzu"),
-            "remove": ("entferne {}", "nimm {} weg", "lösche {}", "ich brauche {} nicht mehr"),
-            "recolour": ("mach {} {colour}", "färbe {} {colour}", "streich {} {colour}"),
-            "relate": ("stell {}{where}", "rück {}{where}", "schieb {}{where}", "ich will {}{where} haben"),
-            "scale": _BIGGER["de"].get(edit.amount, ()),
-            "rotate": ("dreh {} um {amount} Grad", "drehe {} um {amount}°")}[edit.change]
+            "add": ("stell {}{where} dazu", "ich möchte noch {}{where}", "füge {}{where} hinzu", "bring {}{where} herein"),
+            "remove": ("entferne {}", "nimm {} weg", "lösche {}", "ich brauche {} nicht mehr", "wirf {} raus"),
+            "recolour": ("mach {} {colour}", "färbe {} {colour}", "streich {} {colour}", "male {} {colour} an"),
+            "relate": ("stell {}{where}", "rück {}{where}", "schieb {}{where}", "ich will {}{where} haben", "verschieb {}{where}"),
+            "scale": BIGGER["de"].get(edit.amount, ()),
+            "rotate": ("dreh {} um {amount} Grad", "drehe {} um {amount}°", "rotiere {} um {amount} Grad")}[edit.change]
         chosen = pick(form)
         if edit.change == "recolour" and self.draw.random() < 0.2:
             thing = self.thing(edit.group, "nom", True)
             return f"{thing} {'sollen' if many else 'soll'} {self.name(edit.colour or '')} sein"
         thing = self.thing(edit.group, "acc", edit.change != "add")
         return chosen.format(thing, where=where, colour=self.name(edit.colour) if edit.colour else "", amount=edit.amount)
-
-
-_BIGGER: dict[Language, dict[int, tuple[str, ...]]] = {
-    "en": {50: ("make {} half as big", "halve the size of {}"), 80: ("make {} 20% smaller", "make {} 20 percent smaller"),
-           120: ("make {} 20% bigger", "make {} 20 percent larger"),
-           150: ("make {} 50% bigger", "make {} one and a half times as big")},
-    "de": {50: ("mach {} halb so groß", "halbiere {}"), 80: ("mach {} 20 % kleiner", "mach {} um 20 Prozent kleiner"),
-           120: ("mach {} 20 % größer", "mach {} um 20 Prozent größer"),
-           150: ("mach {} 50 % größer", "mach {} anderthalbmal so groß")}}
 
 
 def _declined(adjective: str, ending: str) -> str:

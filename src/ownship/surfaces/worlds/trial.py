@@ -2,6 +2,8 @@
 
     python -m ownship.surfaces.worlds.trial scripted random runs/worlds/model --n 300 --out trial.json
 
+`new_wording` beside it: the same specifications in forms that no model is trained on (wordings.py).
+
 A decider is `scripted`, `random`, `own` (the specification's own ops: what the solver can give at most) or a model.
 """
 
@@ -40,6 +42,8 @@ class Trial:
     """Held-out specifications."""
     env: str = "worlds"
     """With its options: worlds:low=1,high=3,…"""
+    new_wording: bool = True
+    """Also in the wordings that no model is trained on."""
     precision: Literal["float32", "bfloat16", "int8"] = "float32"
     """Of a model's weights."""
     out: Path | None = None
@@ -135,16 +139,29 @@ def run(config: Trial) -> dict[str, Any]:
     if config.n < 1:
         raise UserError(f"--n must be at least 1, not {config.n}")
     tasks = held_out(make(config.env), config.n)
+    new = held_out(make(f"{config.env}{',' if ':' in config.env else ':'}wording=new"), config.n) if config.new_wording else []
+    tell = _tell if sys.stderr.isatty() else None
     results: dict[str, Any] = {}
     for name in config.deciders:
-        outcome = measured(tasks, decider(name, config.precision), config.env, _tell if sys.stderr.isatty() else None)
+        decide = decider(name, config.precision)
+        outcome = measured(tasks, decide, config.env, tell)
         results[name] = outcome.summary()
-        low, high = results[name]["ci95"]
-        print(f"\r{name:24} {results[name]['satisfaction']:6.1%} of the requirements (95 % interval {low:.1%} to {high:.1%}),"
-              f" {results[name]['met_in_full']:.1%} of {len(tasks)} met in full", flush=True)
+        _print(name, results[name])
         if config.out is not None:
             _write(config.out, results, name, outcome)
+        if new:
+            reworded = measured(new, decide, config.env, tell)
+            results[name]["new_wording"] = reworded.summary()
+            _print(f"{name}, new wording", results[name]["new_wording"])
+            if config.out is not None:
+                _write(config.out, results, f"{name}-new", reworded)
     return results
+
+
+def _print(name: str, found: dict[str, Any]) -> None:
+    low, high = found["ci95"]
+    print(f"\r{name:24} {found['satisfaction']:6.1%} of the requirements (95 % interval {low:.1%} to {high:.1%}),"
+          f" {found['met_in_full']:.1%} of {found['tasks']} met in full", flush=True)
 
 
 def _tell(done: int, mean: float) -> None:

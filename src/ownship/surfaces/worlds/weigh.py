@@ -116,6 +116,8 @@ def lacking(relation: Relation, body: Body, known: dict[str, Body]) -> Any:
             return falls_short(relation, known)
         if relation.kind == "around" and relation.of[0] not in missing and body.id in relation.subjects:
             return np.maximum(gap(body, known[relation.of[0]]) - AROUND, 0.0)
+        if relation.kind == "aligned" and len(standing := [name for name in relation.subjects if name in known]) > 1:
+            return falls_short(relation.model_copy(update={"subjects": tuple(standing)}), known)  # a row from the second on
         return None
     finally:
         if before is None:
