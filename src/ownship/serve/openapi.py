@@ -13,6 +13,8 @@ _ERROR = {"type": "object", "required": ["error"], "properties": {"error": {
     "type": "object", "required": ["type", "message"], "properties": {
         "type": {"type": "string"}, "message": {"type": "string"}, "param": {"type": ["string", "null"]},
         "code": {"type": ["string", "null"]}}}}}
+EVENT = {"type": "object", "required": ["data"], "description": "each event of the stream",
+         "properties": {"event": {"type": "string"}, "data": {"type": "string"}}}
 
 
 def document(bodies: Mapping[str, tuple[str, type[BaseModel]]], reads: Mapping[str, str],
@@ -30,7 +32,7 @@ def document(bodies: Mapping[str, tuple[str, type[BaseModel]]], reads: Mapping[s
         schemas[prefix] = schema
         content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
         if path in streams:
-            content["text/event-stream"] = {"schema": {"type": "string"}}
+            content["text/event-stream"] = {"schema": EVENT}
         paths[path] = {"post": {
             "summary": about, "operationId": prefix, "requestBody": {"required": True, "content": {"application/json": {
                 "schema": {"$ref": f"#/components/schemas/{prefix}"}}}},

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ownship.gateway.types import GatewayError
 from ownship.serve.call import Call, Scope
-from ownship.serve.openapi import refusals
+from ownship.serve.openapi import EVENT, refusals
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -99,5 +99,5 @@ def described() -> dict[str, Any]:
         f"{PATH}/{{id}}": {
             "get": {"summary": "How far a world is", "parameters": [id], "responses": {"200": world, **refusals()}},
             "delete": {"summary": "Cancel it", "parameters": [id], "responses": {"200": world, **refusals()}}},
-        f"{PATH}/{{id}}/events": told("Its ops as they are decided", "text/event-stream", {"type": "string"}),
+        f"{PATH}/{{id}}/events": told("Its ops as they are decided", "text/event-stream", EVENT),
         **{f"{PATH}/{{id}}/world.{ending}": told(about, kind, {}) for ending, (about, kind) in files.items()}}
