@@ -183,6 +183,7 @@ def test_it_follows_in_a_terminal_until_it_is_asked_to_end(key: bytes, code: int
     pid, terminal = pty.fork()
     if pid == 0:
         os.environ.update(TERM="xterm", COLUMNS="100", LINES="30")
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # who starts tests in the background has it ignored
         os.execv(sys.executable, [sys.executable, "-m", "ownship", "watch", str(run)])
     seen = b""
 
