@@ -35,12 +35,13 @@ def heard(text, **more):
         os.write(log, b"c")
     return frame
 engine.Engine.step, json.loads = gated, heard
+engine._GUESS = dict.fromkeys(engine._GUESS, 0)  # a step is a token
 """
 
 
 def leave_after(stage: Stage, model: str, texts: int, settled: Callable[[], bool] = lambda: True) -> None:
-    """Reads so many pieces of text, waits until all is `settled`, and closes the connection."""
-    body = {"model": model, "messages": HELLO, "max_tokens": 1000, "stream": True, "logit_bias": {"257": -100}}
+    """Reads so many pieces of text, waits until all is `settled`, and closes the connection. Each token is a letter: a text."""
+    body = {"model": model, "messages": HELLO, "max_tokens": 1000, "stream": True, "logit_bias": {"40": 100}}
     with httpx.Client(timeout=60) as client, client.stream("POST", f"{stage.url}/v1/chat/completions", json=body) as response:
         lines = response.iter_lines()
         while texts:
@@ -56,11 +57,26 @@ def test_the_engine_says_one_token_more_at_most(tiny_folder: Path, tmp_path: Pat
     (tmp_path / "sitecustomize.py").write_text(GATE.format(gate=str(gate), log=str(log)))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH")))))
     config = single(str(tiny_folder), "tiny")
-    permits = os.open(gate, os.O_RDWR)
+    permits, read = os.open(gate, os.O_RDWR), threading.Event()
+
+    def at_the_gate() -> bool:
+        return not select.select([permits], [], [], 0)[0] and log.read_bytes().endswith(b"w")
+
+    def let_through() -> None:
+        while not read.wait(0.01):  # one by one: steps close together are one event of the stream
+            if at_the_gate():
+                os.write(permits, b".")
+
+    def settled() -> bool:
+        read.set()
+        steps.join()
+        return at_the_gate()
+
+    steps = threading.Thread(target=let_through, daemon=True)
     with serving(create(Router(config, build(config, "float32")))) as stage:
         eventually(lambda: HTTP.get(f"{stage.url}/ready").status_code == 200)
-        os.write(permits, b"." * 8)
-        leave_after(stage, "tiny", 3, lambda: not select.select([permits], [], [], 0)[0] and log.read_bytes().endswith(b"w"))
+        steps.start()
+        leave_after(stage, "tiny", 3, settled)
         eventually(lambda: b"c" in log.read_bytes())
         eventually(lambda: stage.metric("requests_total", status="499") == 1)
         time.sleep(0.1)  # what the engine's process has heard is where its next step looks for it
@@ -76,8 +92,9 @@ def test_the_engine_says_one_token_more_at_most(tiny_folder: Path, tmp_path: Pat
 def stepped() -> Iterator[tuple[str, threading.Semaphore, list[str]]]:
     """An upstream that sends a token for each permit. What happens to it is noted: token, left."""
     permits, noted, ready = threading.Semaphore(0), [], threading.Event()
-    loop = asyncio.new_event_loop()
     url: list[str] = []
+    loops: list[asyncio.AbstractEventLoop] = []
+    closed: list[asyncio.Event] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -91,22 +108,21 @@ def stepped() -> Iterator[tuple[str, threading.Semaphore, list[str]]]:
         noted.append("left")
         writer.close()
 
-    async def listen() -> None:
+    async def until_closed() -> None:
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
         url.append(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        loops.append(asyncio.get_running_loop())
+        closed.append(asyncio.Event())
         ready.set()
-        await server.serve_forever()
+        await closed[0].wait()
+        server.close()
 
-    def run() -> None:
-        asyncio.set_event_loop(loop)
-        task = loop.create_task(listen())
-        loop.run_forever()
-        task.cancel()
-
-    threading.Thread(target=run, daemon=True).start()
+    thread = threading.Thread(target=lambda: asyncio.run(until_closed()), daemon=True)
+    thread.start()
     ready.wait()
     yield url[0], permits, noted
-    loop.call_soon_threadsafe(loop.stop)
+    loops[0].call_soon_threadsafe(closed[0].set)
+    thread.join()
 
 
 async def _until_left(reader: asyncio.StreamReader) -> None:
