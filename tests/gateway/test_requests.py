@@ -170,7 +170,7 @@ REFUSED: list[tuple[Wire, dict[str, Any], str | None]] = [
     ("chat", {"tools": [TOOL, TOOL]}, None), ("chat", {"tool_choice": "required"}, None),
     ("chat", {"tool_choice": "any"}, "tool_choice"),
     ("chat", {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, None),
-    ("chat", {"functions": []}, "functions"), ("chat", {"store": True}, "store"),
+    ("chat", {"functions": []}, "functions"), ("chat", {"store": True}, "store"), ("chat", {"store": 0}, "store"),
     ("chat", {"modalities": ["audio"]}, "modalities.0"),
     ("chat", {"reasoning_effort": "extreme"}, "reasoning_effort"), ("chat", {"service_tier": "flex"}, "service_tier"),
     ("completions", {"prompt": None}, "prompt"), ("completions", {"prompt": []}, "prompt"),

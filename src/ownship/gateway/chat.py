@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from ownship.gateway import failure, scores, sse
-from ownship.gateway.codec import Asked, Name, Strict, checked, image_url, new_id, validated
+from ownship.gateway.codec import Asked, Name, Off, Strict, checked, image_url, new_id, validated
 from ownship.gateway.reply import Reply
 from ownship.gateway.to_chat import PATH as PATH
 from ownship.gateway.to_chat import detail, thought
@@ -199,7 +199,7 @@ class _ResponseFormat(Strict):
 
 class StreamOptions(Strict):
     include_usage: bool | None = None
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: Off | None = None
 
 
 class Body(Strict):
@@ -233,7 +233,7 @@ class Body(Strict):
     metadata: dict[str, str] | None = None
     prompt_cache_key: str | None = None
     service_tier: Literal["auto", "default"] | None = None
-    store: Literal[False] | None = None
+    store: Off | None = None
     modalities: list[Literal["text"]] | None = None
 
 

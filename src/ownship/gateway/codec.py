@@ -6,9 +6,9 @@ import random
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ownship.errors import UserError
 from ownship.gateway.reply import Reply
@@ -103,6 +103,15 @@ class Strict(BaseModel):
     """No conversions between types, and no parameter that is not known: nothing is silently ignored."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+
+def _off(value: object) -> object:
+    if value is not False:  # 0 is equal to it: a literal alone would take it
+        raise ValueError("Input should be false")
+    return value
+
+
+Off = Annotated[Literal[False], BeforeValidator(_off)]
 
 
 def validated(model: type[M], body: Any) -> M:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from ownship.gateway import failure, sse
-from ownship.gateway.codec import Asked, Name, Strict, checked, image_url, validated
+from ownship.gateway.codec import Asked, Name, Off, Strict, checked, image_url, validated
 from ownship.gateway.reply import Reply
 from ownship.gateway.responses_writer import ResponsesWriter, finished
 from ownship.gateway.to_responses import PATH as PATH
@@ -195,7 +195,7 @@ class _Reasoning(Strict):
 
 
 class _StreamOptions(Strict):
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: Off | None = None
 
 
 class Body(Strict):
