@@ -27,6 +27,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ownship.learn import distributed
+from ownship.learn.optim import Muon
 from ownship.model.llama import Llama
 
 M = TypeVar("M", bound=torch.nn.Module)
@@ -70,7 +71,7 @@ def publish(network: Llama, model: Llama) -> None:
 
 
 @torch.no_grad()
-def step_whole(optimizer: torch.optim.Muon) -> None:
+def step_whole(optimizer: Muon) -> None:
     """A step of an optimizer that needs whole matrices (Muon turns each into an orthogonal one): gathered one after the other, and
     every rank keeps its part of the result."""
     for group in optimizer.param_groups:
@@ -79,7 +80,7 @@ def step_whole(optimizer: torch.optim.Muon) -> None:
             kept = optimizer.state[shards]
             whole = torch.nn.Parameter(shards.full_tensor())
             whole.grad = shards.grad.full_tensor()
-            once = torch.optim.Muon([whole], **options)
+            once = Muon([whole], **options)
             once.state[whole] = {name: value.full_tensor() for name, value in kept.items()}
             once.step()
             for name, value in once.state[whole].items():
