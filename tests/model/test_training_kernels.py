@@ -148,3 +148,28 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(one, other) for others in found[1:] for one, other in zip(found[0], others, strict=True))
+
+
+def log_softmax(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    return torch.log_softmax(hidden.float() @ weight.float().T, -1).gather(1, targets[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_logits_kept_for_the_backward_pass_or_made_again(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(4)
+    hidden, weight = (torch.randn(size, 64, generator=draw).to(dtype) for size in (40, 700))
+    targets = torch.randint(700, (40,), generator=draw)
+    monkeypatch.setattr(head, "widens", lambda: True)
+
+    def work() -> list[Tensor]:
+        leaves = [x.clone().requires_grad_() for x in (hidden, weight)]
+        out = head._Logprobs.apply(*leaves, targets)[0]  # type: ignore[no-untyped-call]
+        pull = torch.randn(40, generator=torch.Generator().manual_seed(9))
+        first = torch.autograd.grad(out, leaves, pull, retain_graph=True)
+        return [out, *first, *torch.autograd.grad(out, leaves, pull)]
+
+    kept = work()
+    assert all(torch.equal(one, again) for one, again in zip(kept[1:3], kept[3:], strict=True))
+    close(kept[:3], with_gradients(lambda hidden, weight: log_softmax(hidden, weight, targets), hidden, weight), dtype)
+    monkeypatch.setattr(head, "_KEPT", 0)
+    assert all(torch.equal(one, other) for one, other in zip(kept, work(), strict=True))

@@ -52,7 +52,8 @@ def reference(weights: dict[str, torch.Tensor], kind: str) -> tuple[dict[str, to
     return {name: parameter.detach() for name, parameter in named.items()}, losses
 
 
-# The weights move by about 1e-2. AdamW makes lr · sign out of gradients that are nearly 0; torch's Muon iterates in bf16, ours where that is fast.
+# The weights move by about 1e-2. AdamW makes lr · sign out of gradients that are nearly 0; torch's Muon iterates in bf16, ours
+# where that is fast.
 @pytest.mark.parametrize(("kind", "most"), [("adamw", 5e-5), ("muon", 2e-4)])
 @pytest.mark.parametrize("micro_tokens", [20, 10_000])
 def test_updates_equal_torchs_own(kind: str, most: float, micro_tokens: int) -> None:

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ownship.model.llama import Llama
 from ownship.model.native import training
-from ownship.model.ops import product, wide_product
+from ownship.model.ops import operand, product, wide_product, widens
 
 _BLOCK = 1 << 21  # logits alive at once: 8 MB, which stay in the processor's cache
+_KEPT = 1 << 26  # logits (256 MB) that are kept for the backward pass where products are slower than memory
 
 
 def logits(model: Llama, hidden: Tensor) -> Tensor:
@@ -66,8 +67,12 @@ class _Logprobs(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         seen = torch.zeros(4, len(hidden), device=hidden.device)
         seen[0] = -torch.inf
-        for at, _, scores in _blocks(hidden.float(), weight):
+        keep = widens() and hidden.device.type == "cpu" and any(ctx.needs_input_grad) and len(hidden) * len(weight) <= _KEPT
+        ctx.kept = []
+        for at, wide, scores in _blocks(hidden.float(), weight):
             _scored(scores, targets, at, seen)
+            if keep:
+                ctx.kept.append((at, wide, scores))
         normalizers = seen[0] + seen[1].log()
         ctx.save_for_backward(hidden, weight, targets, normalizers)
         entropy = normalizers - seen[2] / seen[1]
@@ -80,12 +85,13 @@ class _Logprobs(torch.autograd.Function):
         rows, grad = hidden.float(), grads[0].contiguous()
         hidden_grad = torch.zeros_like(rows)
         weight_grad = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
-        for at, wide, scores in _blocks(rows, weight):
+        kept, ctx.kept = ctx.kept, []  # they become their gradient: a second pass makes its own
+        for at, wide, scores in kept or _blocks(rows, weight):
             _scored_backward(scores, targets, at, normalizers, grad)
-            rounded = scores.to(weight.dtype)  # as the fast units would round it anyway; twice as fast where there are none
-            hidden_grad += product(rounded, weight[at : at + len(wide)])
+            pull = operand(scores, weight)  # rounded, as the fast units would do anyway
+            hidden_grad += product(pull, weight[at : at + len(wide)])
             if weight_grad is not None:
-                product(rounded.T, hidden, out=weight_grad[at : at + len(wide)])
+                product(pull.T, hidden, out=weight_grad[at : at + len(wide)])
         return hidden_grad.to(hidden.dtype), weight_grad, None
 
 

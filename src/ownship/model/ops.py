@@ -62,11 +62,16 @@ def _slow(x: Tensor) -> bool:
 
 
 def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
-    """a [M, K] @ b [K, N] for tensors of one dtype, summed in float32 and rounded to it. Without gradient."""
-    if not _slow(a):
+    """a [M, K] @ b [K, N], as `operand` gives them, summed in float32 and rounded to b's dtype. Without gradient."""
+    if not _slow(b):
         return torch.mm(a, b, out=out)
     wide = a.float() @ b.float()
-    return wide.to(a.dtype) if out is None else out.copy_(wide)
+    return wide.to(b.dtype) if out is None else out.copy_(wide)
+
+
+def operand(x: Tensor, like: Tensor) -> Tensor:
+    """x as it goes into a product with tensors `like` that one: rounded to its dtype, unless it would only be widened again."""
+    return x if _slow(like) else x.to(like.dtype)
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -149,7 +154,7 @@ class _WideLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        grad = grads[0].to(weight.dtype)
+        grad = operand(grads[0], weight)
         return product(grad, weight) if ctx.needs_input_grad[0] else None, product(grad.T, x) if ctx.needs_input_grad[1] else None
 
 

@@ -88,7 +88,7 @@ template <class T> class Head {  // one head of keys and values of one unit
 public:
     Head(const Attention& of, int head, int longest, Memory& memory, bool backward)
         : of(of), head(head), group(of.heads / of.kv_heads), size(of.size), tokens(std::max(1, QUERIES / group)),
-          width(up(longest, PANEL)) {
+          width(up(longest, PANEL) + 16) {  // rows a power of two apart would fall on the same lines of the cache
         const size_t all = size_t(width) * size, block = size_t(tokens) * group * size, square = size_t(tokens) * group * width;
         const size_t need = all * 6 + block * 3 + square * 2 + 16 * 12;
         if (memory.numbers.size() < need) memory.numbers.assign(need * 5 / 4, 0.f);
