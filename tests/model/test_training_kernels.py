@@ -159,7 +159,7 @@ def test_logits_kept_for_the_backward_pass_or_made_again(dtype: torch.dtype, mon
     draw = torch.Generator().manual_seed(4)
     hidden, weight = (torch.randn(size, 64, generator=draw).to(dtype) for size in (40, 700))
     targets = torch.randint(700, (40,), generator=draw)
-    monkeypatch.setattr(head, "widens", lambda: True)
+    monkeypatch.setattr(head, "widens", lambda _: True)
 
     def work() -> list[Tensor]:
         leaves = [x.clone().requires_grad_() for x in (hidden, weight)]

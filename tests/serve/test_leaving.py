@@ -91,10 +91,8 @@ def test_the_engine_says_one_token_more_at_most(tiny_folder: Path, tmp_path: Pat
 @pytest.fixture
 def stepped() -> Iterator[tuple[str, threading.Semaphore, list[str]]]:
     """An upstream that sends a token for each permit. What happens to it is noted: token, left."""
-    permits, noted, ready = threading.Semaphore(0), [], threading.Event()
+    permits, noted, ready, closed = threading.Semaphore(0), [], threading.Event(), threading.Event()
     url: list[str] = []
-    loops: list[asyncio.AbstractEventLoop] = []
-    closed: list[asyncio.Event] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -111,17 +109,16 @@ def stepped() -> Iterator[tuple[str, threading.Semaphore, list[str]]]:
     async def until_closed() -> None:
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
         url.append(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-        loops.append(asyncio.get_running_loop())
-        closed.append(asyncio.Event())
         ready.set()
-        await closed[0].wait()
+        while not closed.is_set():
+            await asyncio.sleep(0.005)
         server.close()
 
     thread = threading.Thread(target=lambda: asyncio.run(until_closed()), daemon=True)
     thread.start()
     ready.wait()
     yield url[0], permits, noted
-    loops[0].call_soon_threadsafe(closed[0].set)
+    closed.set()
     thread.join()
 
 

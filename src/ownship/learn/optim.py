@@ -48,7 +48,9 @@ def schedule(update: int, warmup: int, end: int | None = None, decay: float = 0.
 
 
 class Muon(torch.optim.Muon):
-    """torch's, which orthogonalises in bf16: here in float32 where bf16 products are slow (ten times for a whole update)."""
+    """torch's with Nesterov's momentum and updates as large as AdamW's: one learning rate and one weight decay serve both
+    (Moonlight, arXiv:2502.16982, equation 4). torch orthogonalises in bf16; here it is float32 where bf16 products are slow, which
+    makes a whole update ten times as fast."""
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -69,7 +71,7 @@ def _orthogonal(grad: Tensor, coefficients: tuple[float, float, float], steps: i
     """Near the orthogonal factor of grad [O, K] by Newton-Schulz, singular values of about 0.7 to 1.2 (Jordan et al. 2024,
     https://kellerjordan.github.io/posts/muon)."""
     a, b, c = coefficients
-    x = grad.to(torch.float32 if grad.device.type == "cpu" and widens() else torch.bfloat16)
+    x = grad.to(torch.float32 if widens(grad.device.type) else torch.bfloat16)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     x = x / x.norm().clamp(min=1e-7)
@@ -94,10 +96,8 @@ class Optimizer:
             self._parts.append(torch.optim.AdamW([group for group in groups if group["params"]], lr=optim.lr, betas=optim.betas,
                                                  fused=True))
         if hidden:
-            # Scaled so that an update is as large as AdamW's: one learning rate and one weight decay serve both
-            # (Moonlight, arXiv:2502.16982, equation 4).
             self._parts.append(Muon([params[name] for name in sorted(hidden)], lr=optim.lr, momentum=0.95,
-                                    weight_decay=optim.weight_decay, adjust_lr_fn="match_rms_adamw"))
+                                    weight_decay=optim.weight_decay))
 
     def step(self, lr: float) -> None:
         """Moves the tensors against their gradients, at this learning rate."""

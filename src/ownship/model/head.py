@@ -28,11 +28,10 @@ def logits(model: Llama, hidden: Tensor) -> Tensor:
         return wide_product(hidden.float(), model.wide_head().T, hidden.dtype == torch.bfloat16)
 
 
-def _blocks(hidden: Tensor, weight: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """The vocabulary in blocks: where each begins, its weights [n, D] in float32, and the logits [M, n] of float32 `hidden`."""
+def _blocks(hidden: Tensor, weight: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """The vocabulary in blocks: where each begins, and the logits [M, n] of float32 `hidden`."""
     for at, part in zip(count(0, size := _size(hidden)), weight.split(size)):
-        wide = part.float()
-        yield at, wide, wide_product(hidden, wide.T, weight.dtype == torch.bfloat16)
+        yield at, wide_product(hidden, part.float().T, weight.dtype == torch.bfloat16)
 
 
 def _size(hidden: Tensor) -> int:
@@ -67,12 +66,12 @@ class _Logprobs(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         seen = torch.zeros(4, len(hidden), device=hidden.device)
         seen[0] = -torch.inf
-        keep = widens() and hidden.device.type == "cpu" and any(ctx.needs_input_grad) and len(hidden) * len(weight) <= _KEPT
+        keep = widens(hidden.device.type) and any(ctx.needs_input_grad) and len(hidden) * len(weight) <= _KEPT
         ctx.kept = []
-        for at, wide, scores in _blocks(hidden.float(), weight):
+        for at, scores in _blocks(hidden.float(), weight):
             _scored(scores, targets, at, seen)
             if keep:
-                ctx.kept.append((at, wide, scores))
+                ctx.kept.append((at, scores))
         normalizers = seen[0] + seen[1].log()
         ctx.save_for_backward(hidden, weight, targets, normalizers)
         entropy = normalizers - seen[2] / seen[1]
@@ -86,12 +85,13 @@ class _Logprobs(torch.autograd.Function):
         hidden_grad = torch.zeros_like(rows)
         weight_grad = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         kept, ctx.kept = ctx.kept, []  # they become their gradient: a second pass makes its own
-        for at, wide, scores in kept or _blocks(rows, weight):
+        for at, scores in kept or _blocks(rows, weight):
+            part = slice(at, at + scores.shape[1])
             _scored_backward(scores, targets, at, normalizers, grad)
             pull = operand(scores, weight)  # rounded, as the fast units would do anyway
-            hidden_grad += product(pull, weight[at : at + len(wide)])
+            hidden_grad += product(pull, weight[part])
             if weight_grad is not None:
-                product(pull.T, hidden, out=weight_grad[at : at + len(wide)])
+                product(pull.T, hidden, out=weight_grad[part])
         return hidden_grad.to(hidden.dtype), weight_grad, None
 
 

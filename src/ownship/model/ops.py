@@ -51,14 +51,15 @@ def is_rounded() -> bool:
 
 
 @cache
-def widens() -> bool:
-    """Whether products of bf16 tensors are made of float32 copies: an x86 processor without AVX-512 has nothing that multiplies
-    bf16, and torch's own product is four to thirty times slower there than the one in float32 (docs/log.md)."""
-    return torch.backends.cpu.get_cpu_capability() == "AVX2"
+def widens(device: str = "cpu") -> bool:
+    """Whether products of bf16 tensors on this type of device are made of float32 copies: an x86 processor without AVX-512 has
+    nothing that multiplies bf16, and torch's own product is four to thirty times slower there than the one in float32
+    (docs/log.md)."""
+    return device == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def _slow(x: Tensor) -> bool:
-    return x.dtype == torch.bfloat16 and x.device.type == "cpu" and widens()
+    return x.dtype == torch.bfloat16 and widens(x.device.type)
 
 
 def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
