@@ -47,7 +47,8 @@ class Standin:
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.zero_()  # what it draws from is what it was given
-        self.engine, self.worker = Engine(network, tokenizer), Worker(network)
+        # FastAPI keeps what its routes refer to: with the usual 2 GB each, no process could be started after the twelfth of them
+        self.engine, self.worker = Engine(network, tokenizer, cache_bytes=16 << 20), Worker(network)
         self.version, self.paused, self.served, self.loads = "default", False, 0, 0
         self.statuses: Iterator[int] = itertools.repeat(200)
         self.stall = threading.Event()
