@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -128,7 +129,7 @@ def test_long_context() -> None:
 
 
 def test_other_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without AMX and AVX-512 the portable code gives the same, but for a cache in float32 instead of bf16."""
+    """Without AMX and AVX-512 the portable code gives the same, but for how sums are rounded."""
     model = network(SHAPES[2])
     tokens = ids(model, 60)
     for precision in FORMATS:
@@ -207,7 +208,7 @@ def test_frozen() -> None:
         forward.reload()
 
 
-def test_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch, tmp_path: pytest.TempPathFactory) -> None:
+def test_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(build.Unavailable, match="multiple of 16"):
         NativeForward(network((32, 48, 1, 4, 2, 8, 99)), CACHE, "float32")
     monkeypatch.setenv("OWNSHIP_CACHE", str(tmp_path))
@@ -216,6 +217,10 @@ def test_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch, tmp_path: pytest.T
         with pytest.raises(build.Unavailable, match=reason):
             build.compiled.__wrapped__(SOURCE)
     monkeypatch.delenv("CXX")
+    (tmp_path / "header.h").write_text("int f() { return nothing; }")
+    (tmp_path / "wrong.cpp").write_text('#include "header.h"')
+    with pytest.raises(build.Unavailable, match="header.h:1:18: error: .*nothing"):
+        build.compiled.__wrapped__(tmp_path / "wrong.cpp")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(build.Unavailable, match="no C"):
         build.compiled.__wrapped__(SOURCE)

@@ -37,7 +37,7 @@ class Chunk:
 
 class Pool:
     """The cache's memory, for all layers: keys [layers, blocks, K, E, 16] and values [layers, blocks, K, 16, E] in float32; in
-    bf16 the blocks are laid out for AMX (native/attention.h).
+    bf16 the blocks hold pairs of features and of slots (native/attention.h).
 
     Keys lie by feature, so that 16 scores are computed at once. The whole bound is reserved, and the system gives pages as they
     are first written. Raises UserError if the bound is less than a block.

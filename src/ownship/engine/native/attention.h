@@ -10,26 +10,27 @@ constexpr int BLOCKS = 32;    // blocks in a stretch
 constexpr int STRETCH = BLOCKS * SLOTS;
 constexpr int TILE = 16;     // rows that a tile reads, whether they are meant or not
 
-// With a cache in bf16, queries and weights are two bf16 numbers each, their sum exact to 16 bits, in rows that follow each other:
-// a tile holds 8 of them, at no cost.
-template <class T> constexpr int PARTS = sizeof(T) == 2 ? 2 : 1;
+// With a cache in bf16 and AMX, queries and weights are two bf16 numbers each, their sum exact to 16 bits, in rows that follow each
+// other: a tile holds 8 of them, at no cost. Else they are one in float32.
+template <class T> constexpr int PARTS = AMX && sizeof(T) == 2 ? 2 : 1;
+template <class T> using Part = std::conditional_t<AMX, T, float>;
 
 template <class T>
 struct Room {  // where R query rows are worked on
-    T* queries;      // [R · PARTS][size]
-    float* scores;   // [R][STRETCH]
-    T* weights;      // [R · PARTS][STRETCH]; in float32 they take the place of the scores
-    float* sums;     // [R · PARTS][size]: weights times values of this stretch
-    float* out;      // [R][size]: of all so far, to be divided by `total`
+    Part<T>* queries;  // [R · PARTS][size]
+    float* scores;     // [R][STRETCH]
+    Part<T>* weights;  // [R · PARTS][STRETCH]; in float32 they take the place of the scores
+    float* sums;       // [R · PARTS][size]: weights times values of this stretch
+    float* out;        // [R][size]: of all so far, to be divided by `total`
     float *top, *total, *factor;  // [R]: largest score so far, sum of weights, what `out` is multiplied by now
 
     static size_t floats(int rows, int size) { return size_t(up(rows, 16) + TILE) * (4 * size + 2 * STRETCH + 3); }
     Room(float* memory, int rows, int size) {
         const int all = up(rows, 16) + TILE;
         auto take = [&](size_t count) { float* here = memory; memory += size_t(all) * count; return here; };
-        queries = (T*)take(size);
+        queries = (Part<T>*)take(size);
         scores = take(STRETCH);
-        weights = PARTS<T> == 1 ? (T*)scores : (T*)take(STRETCH);
+        weights = PARTS<T> == 1 ? (Part<T>*)scores : (Part<T>*)take(STRETCH);
         sums = take(2 * size);
         out = take(size);
         top = take(1); total = take(1); factor = take(1);
@@ -42,35 +43,62 @@ struct Soon {  // blocks that will be read next: asked for while something is co
     void ask(int from, int to) const { for (int i = from; i < to && i < count; i++) ahead(blocks[i], bytes); }
 };
 
-// In float32: keys [E][16 slots], values [16 slots][E].
+// In float32: keys [E][16 slots], values [16 slots][E]. In bf16: keys [E/2][16 slots][2], values [8 pairs of slots][E][2].
 
 static inline void keep(float* keys, float* values, int slot, int size, const float* key, const float* value) {
     for (int e = 0; e < size; e++) keys[e * SLOTS + slot] = key[e];
     std::memcpy(values + slot * size, value, size * 4);
 }
+static inline void keep(uint16_t* keys, uint16_t* values, int slot, int size, const float* key, const float* value) {
+    for (int e = 0; e < size; e++) {
+        put(keys + e / 2 * 32 + slot * 2 + e % 2, key[e]);
+        put(values + slot / 2 * size * 2 + e * 2 + slot % 2, value[e]);
+    }
+}
 
 static inline void place(float* to, const float* from, int n) { std::memcpy(to, from, n * 4); }
 static inline void place(float* to, int, v16 x) { store(to, x); }
 
-template <int R, int B>
-static void scores_of(const float* q, int size, const float* const* keys, float* out) {
+// The first and the second of 16 pairs of numbers.
+static inline v16 first_of(const uint16_t* pairs) { return as_floats(load<u16v>(pairs) << 16); }
+static inline v16 second_of(const uint16_t* pairs) { return as_floats(load<u16v>(pairs) & 0xffff0000u); }
+
+template <int R, int B, class T>
+static void scores_of(const float* q, int size, const T* const* keys, float* out) {
     v16 sums[R][B] = {};
-    for (int e = 0; e < size; e++)
+    auto add = [&](int e, auto key_of) {
         for (int b = 0; b < B; b++) {
-            v16 key = load<v16>(keys[b] + e * SLOTS);
+            v16 key = key_of(b);
             for (int r = 0; r < R; r++) sums[r][b] += q[r * size + e] * key;
+        }
+    };
+    if constexpr (sizeof(T) == 4)
+        for (int e = 0; e < size; e++) add(e, [&](int b) { return load<v16>(keys[b] + e * SLOTS); });
+    else
+        for (int e = 0; e < size; e += 2) {
+            add(e, [&](int b) { return first_of(keys[b] + e * SLOTS); });
+            add(e + 1, [&](int b) { return second_of(keys[b] + e * SLOTS); });
         }
     for (int r = 0; r < R; r++) for (int b = 0; b < B; b++) store(out + r * STRETCH + b * SLOTS, sums[r][b]);
 }
 
-template <int R, int W>
-static void values_of(const float* weights, const float* values, int size, float* sums, bool fresh) {
+template <int R, int W, class T>
+static void values_of(const float* weights, const T* values, int column, int size, float* sums, bool fresh) {
     v16 total[R][W] = {};
+    sums += column;
     if (!fresh) for (int r = 0; r < R; r++) for (int w = 0; w < W; w++) total[r][w] = load<v16>(sums + r * size + w * 16);
-    for (int t = 0; t < SLOTS; t++)
+    auto add = [&](int t, auto value_of) {
         for (int w = 0; w < W; w++) {
-            v16 value = load<v16>(values + t * size + w * 16);
+            v16 value = value_of(column + w * 16);
             for (int r = 0; r < R; r++) total[r][w] += weights[r * STRETCH + t] * value;
+        }
+    };
+    if constexpr (sizeof(T) == 4)
+        for (int t = 0; t < SLOTS; t++) add(t, [&](int e) { return load<v16>(values + t * size + e); });
+    else
+        for (int t = 0; t < SLOTS; t += 2) {
+            add(t, [&](int e) { return first_of(values + t * size + 2 * e); });
+            add(t + 1, [&](int e) { return second_of(values + t * size + 2 * e); });
         }
     for (int r = 0; r < R; r++) for (int w = 0; w < W; w++) store(sums + r * size + w * 16, total[r][w]);
 }
@@ -84,7 +112,8 @@ template <class F> static void by_rows(int first, int rows, F f) {
 }
 
 // Scores of some rows over `count` blocks from place `at` of the stretch; their values will be needed next.
-static void score(const Room<float>& room, int first, int rows, int size, const float* const* keys, const Soon& values, int count, int at) {
+template <class T>
+static void score(const Room<T>& room, int first, int rows, int size, const T* const* keys, const Soon& values, int count, int at) {
     by_rows(first, rows, [&](int r, auto n) {
         constexpr int R = decltype(n)::value, B = WIDE ? (R <= 3 ? 4 : 2) : R == 1 ? 4 : R == 3 ? 2 : 1;
         float* out = room.scores + r * STRETCH + at * SLOTS;
@@ -101,7 +130,8 @@ static void score(const Room<float>& room, int first, int rows, int size, const 
 }
 
 // Adds the blocks' values by their weights to the sums, which begin here if they are `fresh`.
-static void mix(const Room<float>& room, int first, int rows, int size, const float* const* values, int count, int at, bool fresh,
+template <class T>
+static void mix(const Room<T>& room, int first, int rows, int size, const T* const* values, int count, int at, bool fresh,
                 const Soon& soon) {
     by_rows(first, rows, [&](int r, auto n) {
         constexpr int R = decltype(n)::value;
@@ -111,22 +141,15 @@ static void mix(const Room<float>& room, int first, int rows, int size, const fl
             float* sums = room.sums + r * size;
             constexpr int W = WIDE ? 4 : R == 1 ? 4 : R == 3 ? 2 : 1;
             int e = 0;
-            for (; W > 1 && e + 16 * W <= size; e += 16 * W) values_of<R, W>(weights, values[b] + e, size, sums + e, fresh && b == 0);
-            for (; e < size; e += 16) values_of<R, 1>(weights, values[b] + e, size, sums + e, fresh && b == 0);
+            for (; W > 1 && e + 16 * W <= size; e += 16 * W) values_of<R, W>(weights, values[b], e, size, sums, fresh && b == 0);
+            for (; e < size; e += 16) values_of<R, 1>(weights, values[b], e, size, sums, fresh && b == 0);
         }
     });
     soon.ask(count, BLOCKS);
 }
 
-// In bf16, with AMX: keys [E/2][16 slots][2] and values [8 pairs of slots][E][2].
+// In bf16, with AMX
 #if WITH_AMX
-
-static inline void keep(uint16_t* keys, uint16_t* values, int slot, int size, const float* key, const float* value) {
-    for (int e = 0; e < size; e++) {
-        put(keys + e / 2 * 32 + slot * 2 + e % 2, key[e]);
-        put(values + slot / 2 * size * 2 + e * 2 + slot % 2, value[e]);
-    }
-}
 
 static inline void place(uint16_t* to, int apart, v16 x) {  // 16 numbers, as high and low parts in rows `apart` from each other
     h16 high = narrow(x);

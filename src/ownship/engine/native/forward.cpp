@@ -367,8 +367,8 @@ int ownship_prepare() {  // asks the kernel for AMX; 1 if this build can run her
 #endif
 }
 
-// Whether the cache is to be in bf16: where AMX can work on it, and the weights are not exact anyway.
-int ownship_cache_bf16(int format, int size) { return AMX && format != F32 && size % 32 == 0 && size <= 512; }
+// Whether the cache is to be in bf16: where the weights are not exact anyway, and AMX, if there is any, can work on it.
+int ownship_cache_bf16(int format, int size) { return format != F32 && (!AMX || (size % 32 == 0 && size <= 512)); }
 
 int64_t ownship_memory(const Net* net, int tokens) { return Layout(*net, tokens).total; }
 
@@ -389,10 +389,8 @@ void ownship_draw(const float* logits, int rows, int n, const float* scales, con
 }
 
 void ownship_forward(const Net* net, const Step* step) {
-#if WITH_AMX
-    if (net->cache_bf16) return forward<uint16_t>(*net, *step);
-#endif
-    forward<float>(*net, *step);
+    if (net->cache_bf16) forward<uint16_t>(*net, *step);
+    else forward<float>(*net, *step);
 }
 
 }

@@ -27,6 +27,14 @@ private:
 
 constexpr int AHEAD = 6144;  // bytes of weights that are asked for before they are needed
 
+constexpr int STRIDE = 16;  // inputs for which weights are asked for at once
+
+struct Prefetch {  // weights that are asked for while others are multiplied, so many of the processor's lines for each stride of inputs
+    const char* at;
+    int lines;
+    void ask(int input) const { ahead(at + input / STRIDE * lines * 64, lines * 64); }
+};
+
 struct Matrix {  // packed: units of 32 columns; see pack()
     const void* data;
     const float* scales;  // int8: [units][k / 64][32]
@@ -56,13 +64,13 @@ template <int R, int V> static inline void deliver(const v16 (&sums)[R][V], int 
 }
 
 template <int R, int V>
-static void product_f32(const float* a, int lda, const float* b, size_t step, int k, int first, bool ask, float* c) {
+[[gnu::noinline]] static void product_f32(const float* a, int lda, const float* b, size_t step, int k, int first, Prefetch soon, float* c) {
     v16 sums[R][V] = {};
     b += first * 16;
     for (int begin = 0; begin < k; begin += GROUP) {  // sums of sums: a tenth of the rounding error of one long sum
         v16 part[R][V] = {};
         for (int i = begin; i < k && i < begin + GROUP; i++) {
-            if (!WIDE && ask) for (int u = 0; u < V; u += 2) ahead(b + (u / 2) * step + i * UNIT + AHEAD / 4, UNIT * 4);
+            if (i % STRIDE == 0) soon.ask(i);
             v16 w[V];
             for (int v = 0; v < V; v++) w[v] = load<v16>(b + (v / 2) * step + i * UNIT + v % 2 * 16);
             for (int m = 0; m < R; m++) {
@@ -107,8 +115,8 @@ template <class V> static inline Two<V> pairs(Two<V> sums, const int8_t* weights
 }
 
 template <int R, int V>
-static void product_int8(const int16_t* a, const float* scale, int lda, const int8_t* b, const float* w, size_t step, int k, int first,
-                         float* c) {
+[[gnu::noinline]] static void product_int8(const int16_t* a, const float* scale, int lda, const int8_t* b, const float* w, size_t step, int k, int first,
+                         Prefetch soon, float* c) {
     v16 sums[R][V] = {};
     int groups = up(k, GROUP) / GROUP;
     for (int g = 0; g < groups; g++) {
@@ -120,6 +128,8 @@ static void product_int8(const int16_t* a, const float* scale, int lda, const in
                 exact[m][v] = fours(exact[m][v], b + v / 2 * step + g * 2048 + (first + v % 2) * 1024 + i * 16,
                                     a + size_t(m) * lda + g * GROUP + i);
 #else
+        for (int i = g * GROUP; i < (g + 1) * GROUP; i += STRIDE) soon.ask(i);
+#pragma GCC unroll 4
         for (int i = g * GROUP; i < (g + 1) * GROUP; i += 2)
             for (int v = 0; v < V; v++) for (int m = 0; m < R; m++)
                 exact[m][v] = pairs(exact[m][v], b + v / 2 * step + i * UNIT + (first + v % 2) * 32, load<int32_t>(a + size_t(m) * lda + i));
@@ -212,19 +222,26 @@ static void product_amx_int8(const int8_t* a, const float* scale, int lda, const
 #endif
 
 template <int R, int V>
-static void product_bf16(const float* a, int lda, const uint16_t* b, size_t step, int k, int first, bool ask, float* c) {  // without AMX
+[[gnu::noinline]] static void product_bf16(const float* a, int lda, const uint16_t* b, size_t step, int k, int first, Prefetch soon, float* c) {  // without AMX
     v16 sums[R][V] = {};
     b += first * 512;
-    for (int begin = 0; begin < k; begin += 32, a += 32, b += 1024)
+    for (int begin = 0; begin < k; begin += 32, a += 32, b += 1024) {
+        v16 part[R][V] = {};  // with `sums` itself the compiler would keep them in memory: half as fast
+#pragma GCC unroll 16
         for (int i = 0; i < 32; i += 2) {  // a pair: 16 columns of (even, odd)
-            if (!WIDE && ask) for (int v = 0; v < std::max(V, 2); v++) ahead(b + v / 2 * step + v % 2 * 512 + i * 16 + AHEAD / 2, 64);
+            if (i % STRIDE == 0) soon.ask(begin + i);
             auto pair = [&](int v) { return load<u16v>(b + v / 2 * step + v % 2 * 512 + i * 16); };
-            v16 w[V];
-            for (int v = 0; v < V; v++) w[v] = as_floats(pair(v) << 16);
-            for (int m = 0; m < R; m++) for (int v = 0; v < V; v++) sums[m][v] += a[size_t(m) * lda + i] * w[v];
-            for (int v = 0; v < V; v++) w[v] = as_floats(pair(v) & 0xffff0000u);
-            for (int m = 0; m < R; m++) for (int v = 0; v < V; v++) sums[m][v] += a[size_t(m) * lda + i + 1] * w[v];
+            for (int v = 0; v < V; v++) {
+                v16 w = as_floats(pair(v) << 16);
+                for (int m = 0; m < R; m++) part[m][v] += a[size_t(m) * lda + i] * w;
+            }
+            for (int v = 0; v < V; v++) {
+                v16 w = as_floats(pair(v) & 0xffff0000u);
+                for (int m = 0; m < R; m++) part[m][v] += a[size_t(m) * lda + i + 1] * w;
+            }
         }
+        for (int m = 0; m < R; m++) for (int v = 0; v < V; v++) sums[m][v] += part[m][v];
+    }
     deliver(sums, first, c);
 }
 
@@ -272,23 +289,27 @@ static void multiply(Format format, const Rows& a, int M, const Matrix& w, Share
 #endif
     // R rows times V vectors of columns: many rows and one vector, a unit, or few rows and several units, as many sums must be under
     // way as the adder is deep
+    const int groups = up(w.k, GROUP) / GROUP, lines = int(bytes * STRIDE / 64 / up(w.k, format == F32 ? 1 : format == BF16 ? 32 : GROUP));  // of a unit
+    Prefetch soon{data, 0};
     auto run = [&](auto rows, auto vectors, int m0, int u) {
         constexpr int R = decltype(rows)::value, V = decltype(vectors)::value;
         const char* b = data + u * bytes;
-        for (int first = 0; first < 2; first += V)
+        for (int first = 0; first < 2; first += V, soon.at += soon.lines * (w.k / STRIDE) * 64)
             if (format == F32)
-                product_f32<R, V>((const float*)a.data + size_t(m0) * a.ld, a.ld, (const float*)b, bytes / 4, w.k, first, m0 == 0 && first == 0, c);
+                product_f32<R, V>((const float*)a.data + size_t(m0) * a.ld, a.ld, (const float*)b, bytes / 4, w.k, first, soon, c);
             else if (format == BF16)
-                product_bf16<R, V>((const float*)a.data + size_t(m0) * a.ld, a.ld, (const uint16_t*)b, bytes / 2, w.k, first, m0 == 0 && first == 0, c);
+                product_bf16<R, V>((const float*)a.data + size_t(m0) * a.ld, a.ld, (const uint16_t*)b, bytes / 2, w.k, first, soon, c);
             else
                 product_int8<R, V>((const int16_t*)a.data + size_t(m0) * a.ld, a.scales + size_t(m0) * (a.ld / GROUP), a.ld,
-                                   (const int8_t*)b, w.scales + size_t(u) * (up(w.k, GROUP) / GROUP) * UNIT, bytes, w.k, first, c);
+                                   (const int8_t*)b, w.scales + size_t(u) * groups * UNIT, bytes, w.k, first, soon, c);
         for (int s = 0; s < std::max(V / 2, 1); s++) for (int m = 0; m < R; m++) done(m0 + m, u + s, c + (s * R + m) * UNIT);
     };
     using std::integral_constant;
     constexpr int FEW = WIDE ? TALL : 3, SEVERAL = WIDE ? 4 : 2;  // rows for which a unit is taken whole; units at once for one row
-    auto all = [&](int u) {  // in even pieces
-        for (int m = 0, left = (M + TALL - 1) / TALL, rows; left; m += rows, left--)
+    auto all = [&](int u) {  // in even pieces, and the next unit is asked for, a share with each
+        const int count = (M + TALL - 1) / TALL, halves = M > 2 ? 2 : 1;
+        if (!WIDE) soon = M < 3 ? Prefetch{data + u * bytes + AHEAD, lines} : Prefetch{data + (u + 1) * bytes, (lines + count * halves - 1) / (count * halves)};
+        for (int m = 0, left = count, rows; left; m += rows, left--)
             switch (rows = (M - m + left - 1) / left) {
                 case 1: run(integral_constant<int, 1>(), integral_constant<int, 2>(), m, u); break;
                 case 2: run(integral_constant<int, 2>(), integral_constant<int, 2>(), m, u); break;
@@ -304,9 +325,10 @@ static void multiply(Format format, const Rows& a, int M, const Matrix& w, Share
     const int width = M <= (WIDE ? 3 : 1) ? SEVERAL : 1;
     Pieces pieces = share(units, width);
     for (int u; (u = pieces.next()) >= 0;) {
-        if (width > 1 && u + width <= pieces.end())
+        if (width > 1 && u + width <= pieces.end()) {
+            if (!WIDE) soon = {data + u * bytes + AHEAD, lines};
             for (int m = 0; m < M; m++) run(integral_constant<int, 1>(), integral_constant<int, 2 * SEVERAL>(), m, u);
-        else for (int v = u; v < u + width && v < pieces.end(); v++) all(v);
+        } else for (int v = u; v < u + width && v < pieces.end(); v++) all(v);
     }
 }
 

@@ -52,7 +52,8 @@ def compiled(source: Path, architecture: str = "native", before: tuple[Path, ...
             except OSError as error:
                 raise Unavailable(f"{compiler} cannot be run: {error.strerror}") from None
             if done.returncode:
-                raise Unavailable(f"{compiler} failed: {(done.stderr.strip().splitlines() or ['no reason given'])[0]}")
+                lines = done.stderr.strip().splitlines() or ["no reason given"]
+                raise Unavailable(f"{compiler} failed: {next((line for line in lines if 'error: ' in line), lines[0])}")
             made.replace(path)
     found = ctypes.CDLL(str(path))
     if not found.ownship_prepare():
