@@ -219,7 +219,7 @@ def test_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.delenv("CXX")
     (tmp_path / "header.h").write_text("int f() { return nothing; }")
     (tmp_path / "wrong.cpp").write_text('#include "header.h"')
-    with pytest.raises(build.Unavailable, match="header.h:1:18: error: .*nothing"):
+    with pytest.raises(build.Unavailable, match=r"header.h:1:18: error: .*nothing"):
         build.compiled.__wrapped__(tmp_path / "wrong.cpp")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(build.Unavailable, match="no C"):

@@ -78,7 +78,7 @@ def sample(logits: Tensor, rows: Sequence[Row], draw: Draw | None = None) -> lis
     temperatures = np.array([rows[index].sampling.temperature for index in plain], np.float32)
     scales = np.where(temperatures > 0, 1 / np.maximum(temperatures, np.float32(1e-6)), np.float32(0))
     chosen = logits if len(plain) == len(rows) else logits[plain]
-    drawn = draw(chosen.contiguous(), scales, np.array([rows[index].uniform for index in plain]))
+    drawn = draw(chosen, scales, np.array([rows[index].uniform for index in plain]))
     found = dict(zip(plain, map(Scored, *drawn), strict=True))
     rest = [index for index in range(len(rows)) if index not in found]
     if rest:

@@ -83,23 +83,28 @@ static void scores_of(const float* q, int size, const T* const* keys, float* out
 }
 
 template <int R, int W, class T>
-static void values_of(const float* weights, const T* values, int column, int size, float* sums, bool fresh) {
+[[gnu::noinline]] static void values_of(const float* weights, const T* const* values, int count, int column, int size, float* sums, bool fresh,
+                                        const Soon* soon) {
     v16 total[R][W] = {};
     sums += column;
     if (!fresh) for (int r = 0; r < R; r++) for (int w = 0; w < W; w++) total[r][w] = load<v16>(sums + r * size + w * 16);
-    auto add = [&](int t, auto value_of) {
-        for (int w = 0; w < W; w++) {
-            v16 value = value_of(column + w * 16);
-            for (int r = 0; r < R; r++) total[r][w] += weights[r * STRETCH + t] * value;
-        }
-    };
-    if constexpr (sizeof(T) == 4)
-        for (int t = 0; t < SLOTS; t++) add(t, [&](int e) { return load<v16>(values + t * size + e); });
-    else
-        for (int t = 0; t < SLOTS; t += 2) {
-            add(t, [&](int e) { return first_of(values + t * size + 2 * e); });
-            add(t + 1, [&](int e) { return second_of(values + t * size + 2 * e); });
-        }
+    for (int b = 0; b < count; b++, weights += SLOTS) {
+        const T* here = values[b];
+        if (soon) soon->ask(b, b + 1);
+        auto add = [&](int t, auto value_of) {
+            for (int w = 0; w < W; w++) {
+                v16 value = value_of(column + w * 16);
+                for (int r = 0; r < R; r++) total[r][w] += weights[r * STRETCH + t] * value;
+            }
+        };
+        if constexpr (sizeof(T) == 4)
+            for (int t = 0; t < SLOTS; t++) add(t, [&](int e) { return load<v16>(here + t * size + e); });
+        else
+            for (int t = 0; t < SLOTS; t += 2) {
+                add(t, [&](int e) { return first_of(here + t * size + 2 * e); });
+                add(t + 1, [&](int e) { return second_of(here + t * size + 2 * e); });
+            }
+    }
     for (int r = 0; r < R; r++) for (int w = 0; w < W; w++) store(sums + r * size + w * 16, total[r][w]);
 }
 
@@ -134,16 +139,13 @@ template <class T>
 static void mix(const Room<T>& room, int first, int rows, int size, const T* const* values, int count, int at, bool fresh,
                 const Soon& soon) {
     by_rows(first, rows, [&](int r, auto n) {
-        constexpr int R = decltype(n)::value;
-        for (int b = 0; b < count; b++) {
-            if (r == first) soon.ask(b, b + 1);
-            const float* weights = room.weights + r * STRETCH + (at + b) * SLOTS;
-            float* sums = room.sums + r * size;
-            constexpr int W = WIDE ? 4 : R == 1 ? 4 : R == 3 ? 2 : 1;
-            int e = 0;
-            for (; W > 1 && e + 16 * W <= size; e += 16 * W) values_of<R, W>(weights, values[b], e, size, sums, fresh && b == 0);
-            for (; e < size; e += 16) values_of<R, 1>(weights, values[b], e, size, sums, fresh && b == 0);
-        }
+        constexpr int R = decltype(n)::value, W = WIDE ? 4 : R == 1 ? 4 : R == 3 ? 2 : 1;
+        const float* weights = room.weights + r * STRETCH + at * SLOTS;
+        float* sums = room.sums + r * size;
+        auto asked = [&](int e) { return r == first && e == 0 ? &soon : nullptr; };
+        int e = 0;
+        for (; W > 1 && e + 16 * W <= size; e += 16 * W) values_of<R, W>(weights, values, count, e, size, sums, fresh, asked(e));
+        for (; e < size; e += 16) values_of<R, 1>(weights, values, count, e, size, sums, fresh, asked(e));
     });
     soon.ask(count, BLOCKS);
 }

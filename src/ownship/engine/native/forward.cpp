@@ -26,12 +26,12 @@ struct Net {
 };
 
 struct Step {
-    int32_t tokens, wanted, width;  // N tokens; rows of logits; blocks per table
+    int32_t tokens, wanted, width, ld;  // N tokens; rows of logits; blocks per table; from one row of logits to the next
     const int32_t *ids, *positions; // [N]
     const int32_t* row;             // [N] which table
     const int32_t* tables;          // [rows][width] block numbers
     const int32_t* ends;            // [wanted] stream places whose logits are wanted
-    float* logits;                  // [wanted][vocabulary]
+    float* logits;                  // [wanted][ld], of which the vocabulary's are written
     void* memory;                   // at least ownship_memory(...) bytes, 64-aligned
 };
 
@@ -339,7 +339,7 @@ public:
         barrier.wait();
         multiply(format, rows(at.model), step.wanted, net.matrices[4 * net.layers], share, [&](int m, int unit, const float* c) {
             int columns = std::min(UNIT, net.vocabulary - unit * UNIT);
-            std::memcpy(step.logits + size_t(m) * net.vocabulary + unit * UNIT, c, columns * 4);
+            std::memcpy(step.logits + size_t(m) * step.ld + unit * UNIT, c, columns * 4);
         });
     }
 };
@@ -378,13 +378,13 @@ void ownship_pack(int format, int bf16, const void* weights, int n, int k, void*
     pack(format, bf16, weights, n, k, packed, scales, threads);
 }
 
-// A token for each row of logits [rows][n]: ids and log-probabilities [rows]; scales are 1 / temperature, 0 is greedy.
-void ownship_draw(const float* logits, int rows, int n, const float* scales, const double* uniforms, int32_t* ids,
+// A token for each row of logits [rows][ld], of n that count: ids and log-probabilities [rows]; scales are 1 / temperature, 0 is greedy.
+void ownship_draw(const float* logits, int rows, int n, int ld, const float* scales, const double* uniforms, int32_t* ids,
                   double* logprobs, int threads) {
 #pragma omp parallel for num_threads(threads)
     for (int row = 0; row < rows; row++) {
         std::vector<double> sums(n / PART + 1);
-        draw(logits + size_t(row) * n, n, scales[row], uniforms[row], sums.data(), ids + row, logprobs + row);
+        draw(logits + size_t(row) * ld, n, scales[row], uniforms[row], sums.data(), ids + row, logprobs + row);
     }
 }
 

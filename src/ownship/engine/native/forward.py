@@ -22,6 +22,7 @@ from ownship.model.native.build import Unavailable
 SOURCE = Path(__file__).with_name("forward.cpp")
 FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
 _UNIT, _GROUP = 32, 64  # as in vectors.h
+_APART = 112  # numbers between rows of logits: a power of two apart they would all fall on the same lines of the processor's cache
 
 _pointer, _int = ctypes.c_void_p, ctypes.c_int32
 
@@ -38,7 +39,7 @@ class _Net(ctypes.Structure):
 
 
 class _Step(ctypes.Structure):
-    _fields_ = (*((name, _int) for name in ("tokens", "wanted", "width")),
+    _fields_ = (*((name, _int) for name in ("tokens", "wanted", "width", "ld")),
                 *((name, _pointer) for name in ("ids", "positions", "row", "tables", "ends", "logits", "memory")))
 
 
@@ -51,11 +52,13 @@ def library() -> ctypes.CDLL:
 
 def draw(logits: Tensor, scales: NDArray[np.float32], uniforms: NDArray[np.float64]) -> tuple[list[int], list[float]]:
     """A token for each row of logits [B, V] at 1 / temperature (0: greedy), and its log-probability at temperature 1."""
+    if logits.stride(1) != 1:
+        logits = logits.contiguous()
     rows = len(logits)
     ids, logprobs = np.empty(rows, np.int32), np.empty(rows)
-    library().ownship_draw(_pointer(logits.data_ptr()), rows, logits.shape[1], _pointer(scales.ctypes.data),
-                           _pointer(uniforms.ctypes.data), _pointer(ids.ctypes.data), _pointer(logprobs.ctypes.data),
-                           torch.get_num_threads())
+    library().ownship_draw(_pointer(logits.data_ptr()), rows, logits.shape[1], logits.stride(0),
+                           _pointer(scales.ctypes.data), _pointer(uniforms.ctypes.data), _pointer(ids.ctypes.data),
+                           _pointer(logprobs.ctypes.data), torch.get_num_threads())
     return ids.tolist(), logprobs.tolist()
 
 
@@ -152,14 +155,14 @@ class NativeForward:
         row = np.repeat(np.arange(len(chunks), dtype=np.int32), lengths)
         ends = np.array(wanted_places(chunks), np.int32)
         if len(self._logits) < len(ends):  # kept: large blocks come from the system anew each time, page by page
-            self._logits = torch.empty(len(ends), self.model.config.vocab_size)
-        logits = self._logits[: len(ends)]
+            self._logits = torch.empty(len(ends), self._net.vocabulary + _APART)
+        logits = self._logits[: len(ends), : self._net.vocabulary]
         width = tables.shape[1]
         size = self.library.ownship_memory(ctypes.byref(self._net), max(count, len(ends))) + 64
         if len(self._memory) < size:
             self._memory = torch.zeros(size * 5 // 4, dtype=torch.uint8)
         memory = self._memory.data_ptr()
-        step = _Step(count, len(ends), width, ids.ctypes.data, positions.ctypes.data, row.ctypes.data, tables.ctypes.data,
+        step = _Step(count, len(ends), width, self._logits.stride(0), ids.ctypes.data, positions.ctypes.data, row.ctypes.data, tables.ctypes.data,
                      ends.ctypes.data, logits.data_ptr(), memory + -memory % 64)
         self.library.ownship_forward(ctypes.byref(self._net), ctypes.byref(step))  # without Python's lock
         return logits
