@@ -32,7 +32,9 @@ constexpr int STRIDE = 16;  // inputs for which weights are asked for at once
 struct Prefetch {  // weights that are asked for while others are multiplied, so many of the processor's lines for each stride of inputs
     const char* at;
     int lines;
-    void ask(int input) const { ahead(at + input / STRIDE * lines * 64, lines * 64); }
+    void ask(int input) const {  // to the second cache: the first is full of what is multiplied
+        for (int i = 0; i < lines; i++) __builtin_prefetch(at + (input / STRIDE * lines + i) * 64, 0, 2);
+    }
 };
 
 struct Matrix {  // packed: units of 32 columns; see pack()
