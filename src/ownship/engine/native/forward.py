@@ -162,7 +162,7 @@ class NativeForward:
         if len(self._memory) < size:
             self._memory = torch.zeros(size * 5 // 4, dtype=torch.uint8)
         memory = self._memory.data_ptr()
-        step = _Step(count, len(ends), width, self._logits.stride(0), ids.ctypes.data, positions.ctypes.data, row.ctypes.data, tables.ctypes.data,
-                     ends.ctypes.data, logits.data_ptr(), memory + -memory % 64)
+        step = _Step(count, len(ends), width, self._logits.stride(0), ids.ctypes.data, positions.ctypes.data, row.ctypes.data,
+                     tables.ctypes.data, ends.ctypes.data, logits.data_ptr(), memory + -memory % 64)
         self.library.ownship_forward(ctypes.byref(self._net), ctypes.byref(step))  # without Python's lock
         return logits
