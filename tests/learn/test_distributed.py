@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -55,7 +56,14 @@ def _joined(rank: int, master: int, work: Callable[..., None], arguments: tuple[
 
 def in_two(work: Callable[..., None], *arguments: Any) -> None:
     """Runs `work` in two processes that are one training; raises what they raise."""
-    torch.multiprocessing.spawn(_joined, (port(), work, arguments), nprocs=2)
+    context = torch.multiprocessing.spawn(_joined, (port(), work, arguments), nprocs=2, join=False)
+    for process in context.processes:  # one that only ends because the other failed says nothing
+        process.join()
+    for file in context.error_files:
+        if os.path.exists(file):
+            with open(file, "rb") as told:
+                pytest.fail(pickle.load(told))
+    context.join()
 
 
 # One update
