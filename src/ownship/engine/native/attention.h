@@ -59,10 +59,6 @@ static inline void keep(uint16_t* keys, uint16_t* values, int slot, int size, co
 static inline void place(float* to, const float* from, int n) { std::memcpy(to, from, n * 4); }
 static inline void place(float* to, int, v16 x) { store(to, x); }
 
-// The first and the second of 16 pairs of numbers.
-static inline v16 first_of(const uint16_t* pairs) { return as_floats(load<u16v>(pairs) << 16); }
-static inline v16 second_of(const uint16_t* pairs) { return as_floats(load<u16v>(pairs) & 0xffff0000u); }
-
 template <int R, int B, class T>
 static void scores_of(const float* q, int size, const T* const* keys, float* out) {
     v16 sums[R][B] = {};
@@ -83,8 +79,8 @@ static void scores_of(const float* q, int size, const T* const* keys, float* out
 }
 
 template <int R, int W, class T>
-[[gnu::noinline]] static void values_of(const float* weights, const T* const* values, int count, int column, int size, float* sums, bool fresh,
-                                        const Soon* soon) {
+[[gnu::noinline]] static void values_of(const float* weights, const T* const* values, int count, int column, int size, float* sums,
+                                        bool fresh, const Soon* soon) {
     v16 total[R][W] = {};
     sums += column;
     if (!fresh) for (int r = 0; r < R; r++) for (int w = 0; w < W; w++) total[r][w] = load<v16>(sums + r * size + w * 16);

@@ -117,8 +117,8 @@ template <class V> static inline Two<V> pairs(Two<V> sums, const int8_t* weights
 }
 
 template <int R, int V>
-[[gnu::noinline]] static void product_int8(const int16_t* a, const float* scale, int lda, const int8_t* b, const float* w, size_t step, int k, int first,
-                         Prefetch soon, float* c) {
+[[gnu::noinline]] static void product_int8(const int16_t* a, const float* scale, int lda, const int8_t* b, const float* w, size_t step,
+                                           int k, int first, Prefetch soon, float* c) {
     v16 sums[R][V] = {};
     int groups = up(k, GROUP) / GROUP;
     for (int g = 0; g < groups; g++) {
@@ -224,7 +224,8 @@ static void product_amx_int8(const int8_t* a, const float* scale, int lda, const
 #endif
 
 template <int R, int V>
-[[gnu::noinline]] static void product_bf16(const float* a, int lda, const uint16_t* b, size_t step, int k, int first, Prefetch soon, float* c) {  // without AMX
+[[gnu::noinline]] static void product_bf16(const float* a, int lda, const uint16_t* b, size_t step, int k, int first, Prefetch soon,
+                                           float* c) {  // without AMX
     v16 sums[R][V] = {};
     b += first * 512;
     for (int begin = 0; begin < k; begin += 32, a += 32, b += 1024) {
@@ -232,13 +233,13 @@ template <int R, int V>
 #pragma GCC unroll 16
         for (int i = 0; i < 32; i += 2) {  // a pair: 16 columns of (even, odd)
             if (i % STRIDE == 0) soon.ask(begin + i);
-            auto pair = [&](int v) { return load<u16v>(b + v / 2 * step + v % 2 * 512 + i * 16); };
+            auto pairs = [&](int v) { return b + v / 2 * step + v % 2 * 512 + i * 16; };
             for (int v = 0; v < V; v++) {
-                v16 w = as_floats(pair(v) << 16);
+                v16 w = first_of(pairs(v));
                 for (int m = 0; m < R; m++) part[m][v] += a[size_t(m) * lda + i] * w;
             }
             for (int v = 0; v < V; v++) {
-                v16 w = as_floats(pair(v) & 0xffff0000u);
+                v16 w = second_of(pairs(v));
                 for (int m = 0; m < R; m++) part[m][v] += a[size_t(m) * lda + i + 1] * w;
             }
         }
@@ -291,7 +292,7 @@ static void multiply(Format format, const Rows& a, int M, const Matrix& w, Share
 #endif
     // R rows times V vectors of columns: many rows and one vector, a unit, or few rows and several units, as many sums must be under
     // way as the adder is deep
-    const int groups = up(w.k, GROUP) / GROUP, lines = int(bytes * STRIDE / 64 / up(w.k, format == F32 ? 1 : format == BF16 ? 32 : GROUP));  // of a unit
+    const int groups = up(w.k, GROUP) / GROUP, lines = int(unit_bytes(format, GROUP) / 64) / (GROUP / STRIDE);  // of a unit, for a stride
     Prefetch soon{data, 0};
     auto run = [&](auto rows, auto vectors, int m0, int u) {
         constexpr int R = decltype(rows)::value, V = decltype(vectors)::value;
@@ -310,7 +311,9 @@ static void multiply(Format format, const Rows& a, int M, const Matrix& w, Share
     constexpr int FEW = WIDE ? TALL : 3, SEVERAL = WIDE ? 4 : 2;  // rows for which a unit is taken whole; units at once for one row
     auto all = [&](int u) {  // in even pieces, and the next unit is asked for, a share with each
         const int count = (M + TALL - 1) / TALL, halves = M > 2 ? 2 : 1;
-        if (!WIDE) soon = M < 3 ? Prefetch{data + u * bytes + AHEAD, lines} : Prefetch{data + (u + 1) * bytes, (lines + count * halves - 1) / (count * halves)};
+        const int passes = count * halves;
+        if (!WIDE && M < 3) soon = {data + u * bytes + AHEAD, lines};
+        else if (!WIDE) soon = {data + (u + 1) * bytes, (lines + passes - 1) / passes};
         for (int m = 0, left = count, rows; left; m += rows, left--)
             switch (rows = (M - m + left - 1) / left) {
                 case 1: run(integral_constant<int, 1>(), integral_constant<int, 2>(), m, u); break;

@@ -180,6 +180,9 @@ static inline v16 widen(h16 x) {
             {(Floats)_mm_unpacklo_epi16(zero, high), (Floats)_mm_unpackhi_epi16(zero, high)}};
 #endif
 }
+// The first and the second of 16 pairs of bf16 numbers.
+static inline v16 first_of(const uint16_t* pairs) { return as_floats(load<u16v>(pairs) << 16); }
+static inline v16 second_of(const uint16_t* pairs) { return as_floats(load<u16v>(pairs) & 0xffff0000u); }
 static inline void put(float* p, float x) { *p = x; }
 static inline void put(uint16_t* p, float x) {
     uint32_t bits = load<uint32_t>(&x);
