@@ -147,6 +147,17 @@ def test_wrong_flags(run: Run, arguments: list[str], word: str) -> None:
     assert ran.out == ""
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["models"]])
+def test_a_reader_that_stops_is_no_error(arguments: list[str]) -> None:
+    """As in `ownship --help | head -1`."""
+    script = "import sys; sys.stdout.reconfigure(write_through=True); from ownship import cli; sys.exit(cli.main(sys.argv[1:]))"
+    with subprocess.Popen([sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
 @pytest.mark.parametrize("verb", ["chat", "serve", "eval"])
 def test_missing_model(run: Run, verb: str) -> None:
     mistake(run(verb, "/no/such/model"), "/no/such/model", "no such model", zoo.DEFAULT)

@@ -105,9 +105,9 @@ def main(arguments: list[str] | None = None) -> int:
         "demo": Demo, "tokenizer": TrainTokenizer, "pretrain": Pretrain, "sft": SFT, "dpo": DPO, "rl": RL, "eval": Eval,
         "chat": Chat, "serve": Serve, "studio": Studio, "world": World, "world-train": WorldTrain, "keys": Keys, "usage": Usage,
         "merge": Merge, "models": Models, "envs": Envs, "watch": Live, "report": Report, "plan": Plan, "bench": Bench}
-    config = tyro.extras.subcommand_cli_from_dict(
-        verbs, prog="ownship", description="Build, teach, rank and ship your own flagship language model.", args=arguments)
     try:
+        config = tyro.extras.subcommand_cli_from_dict(
+            verbs, prog="ownship", description="Build, teach, rank and ship your own flagship language model.", args=arguments)
         with _ranks(config):
             return _run(config)
     except UserError as error:
