@@ -65,7 +65,15 @@ def test_bounds_are_the_size(name: str) -> None:
 def test_any_size_gives_a_sound_mesh(data: st.DataObject) -> None:
     kind = KINDS[data.draw(st.sampled_from(ALL))]
     size = tuple(data.draw(st.integers(max(1, low // 2), 2 * high)) for low, high in zip(kind.low, kind.high, strict=True))
-    parts = mesh(kind.name, size)  # type: ignore[arg-type]
+    sound(mesh(kind.name, size))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "size"), [("well", (26, 43, 217)), ("well", (650, 43, 26))])
+def test_a_shape_far_from_its_usual_one_is_a_sound_mesh(name: str, size: Size) -> None:
+    sound(mesh(name, size))
+
+
+def sound(parts: tuple[Part, ...]) -> None:
     assert sum(len(p.faces) for p in parts) <= 1500
     for p in parts:
         assert p.faces.min() >= 0 and p.faces.max() < len(p.vertices) and np.isfinite(p.vertices).all()

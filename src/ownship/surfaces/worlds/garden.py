@@ -163,10 +163,12 @@ def well(w: float, h: float, d: float) -> Pieces:
     pool = lathe([(0, 0.2), (0.33, 0.2), (0.33, 0.23), (0, 0.23)], WATER, 16, 20).scaled(w, h, d)
     stones = []
     for row, step in ((0, 0.2), (0, 2.56), (0, 4.92), (1, 1.78), (1, 4.13), (2, 0.98), (2, 3.34), (2, 5.7)):
-        lump = cushion(-0.11, 0.01, -0.02, 0.11, 0.085, 0.03, 0.02, SHADE if row == 1 else LIGHT).turned(
-            "y", 90 - math.degrees(step)
-        )
-        stones.append(lump.at(0.435 * math.cos(step), 0.1 * row, 0.435 * math.sin(step)).scaled(w, h, d))
+        # turned as the wall is there, not stretched with it: that would make their edges sharp
+        x, z, thick = math.cos(step), math.sin(step), min(w, d)
+        half, out = 0.11 * math.hypot(w * z, d * x), math.degrees(math.atan2(z / d, x / w))
+        lump = cushion(-half, h * 0.01, -0.02 * thick, half, h * 0.085, 0.03 * thick, min(w, h, d) * 0.02,
+                       SHADE if row == 1 else LIGHT).turned("y", 90 - out)
+        stones.append(lump.at(0.435 * w * x, 0.1 * h * row, 0.435 * d * z))
     posts = [
         box(sx * w * 0.4 - w * 0.035, h * 0.3, -d * 0.04, sx * w * 0.4 + w * 0.035, h * 0.82, d * 0.04, WOOD) for sx in (-1, 1)
     ]
