@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -147,11 +148,12 @@ def test_wrong_flags(run: Run, arguments: list[str], word: str) -> None:
     assert ran.out == ""
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("arguments", [["--help"], ["models"]])
-def test_a_reader_that_stops_is_no_error(arguments: list[str]) -> None:
+def test_a_reader_that_stops_is_no_error(arguments: list[str], unbuffered: str) -> None:
     """As in `ownship --help | head -1`."""
-    script = "import sys; sys.stdout.reconfigure(write_through=True); from ownship import cli; sys.exit(cli.main(sys.argv[1:]))"
-    with subprocess.Popen([sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen([sys.executable, "-m", "ownship", *arguments], env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""

@@ -106,10 +106,15 @@ def main(arguments: list[str] | None = None) -> int:
         "chat": Chat, "serve": Serve, "studio": Studio, "world": World, "world-train": WorldTrain, "keys": Keys, "usage": Usage,
         "merge": Merge, "models": Models, "envs": Envs, "watch": Live, "report": Report, "plan": Plan, "bench": Bench}
     try:
-        config = tyro.extras.subcommand_cli_from_dict(
-            verbs, prog="ownship", description="Build, teach, rank and ship your own flagship language model.", args=arguments)
+        try:
+            config = tyro.extras.subcommand_cli_from_dict(
+                verbs, prog="ownship", description="Build, teach, rank and ship your own flagship language model.", args=arguments)
+        finally:
+            sys.stdout.flush()  # the help, which ends the process: a reader that has stopped is noticed here, not when Python ends
         with _ranks(config):
-            return _run(config)
+            code = _run(config)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         return _say(str(error), 2)
     except KeyboardInterrupt:
