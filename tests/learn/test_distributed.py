@@ -104,8 +104,8 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def updated(batch: str, micro_tokens: int, recompute: bool = False, kind: str = "adamw", dtype: torch.dtype = torch.float32,
-            rank: int = 0, exact: bool = True, tied: bool = False) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Measurements, weights and first moments after two updates. The moments are sums of gradients: AdamW's weights alone would not
+            rank: int = 0, exact: bool = True, tied: bool = False, updates: int = 2) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Measurements, weights and first moments after `updates`. The moments are sums of gradients: AdamW's weights alone would not
     show a gradient of another size."""
     model = Llama(replace(UNTIED, tie_word_embeddings=tied)).init_weights(0, std=0.2).to(dtype)
     adapters = Lora(model, rank, 8.0) if rank else None
@@ -116,7 +116,7 @@ def updated(batch: str, micro_tokens: int, recompute: bool = False, kind: str = 
             if "betas" in group:  # AdamW: where a gradient is rounding alone, the usual 1e-8 would make a whole step of it
                 group["eps"] = 1e-4  # below most gradients here
     samples, loss = BATCHES[batch]
-    for _ in range(2):
+    for _ in range(updates):
         measured = learner.update(samples, loss, lambda _: None)
     moments = {name: whole(tensor) for name, tensor in learner.tensors().items() if name.startswith("exp_avg.")}
     return measured, {name: parameter.detach().float() for name, parameter in model.named_parameters()} | moments
@@ -167,6 +167,7 @@ def test_recomputing_keeps_less() -> None:
     assert held(True) < held(False) / 3
 
 
+# In bfloat16 one update: a weight rounded the other way afterwards moves the next norm of the gradient by up to 1 %.
 UPDATES: list[tuple[dict[str, Any], float]] = [
     ({"batch": "texts", "micro_tokens": 10_000}, 1e-6),  # one micro-batch: the second rank has none
     ({"batch": "texts", "micro_tokens": 1, "recompute": True}, 1e-6),
@@ -175,8 +176,8 @@ UPDATES: list[tuple[dict[str, Any], float]] = [
     ({"batch": "pairs", "micro_tokens": 16, "recompute": True}, 1e-6),
     ({"batch": "groups", "micro_tokens": 16, "rank": 4}, 1e-6),
     ({"batch": "texts", "micro_tokens": 10, "kind": "muon"}, 1e-5),  # Newton and Schulz's iteration runs in bf16
-    ({"batch": "groups", "micro_tokens": 16, "dtype": torch.bfloat16}, 2e-3),  # the weights are below 1: half of the last bit
-    ({"batch": "groups", "micro_tokens": 16, "dtype": torch.bfloat16, "exact": False, "recompute": True}, 2e-3),
+    ({"batch": "groups", "micro_tokens": 16, "dtype": torch.bfloat16, "updates": 1}, 2e-3),  # half of the last bit of 1
+    ({"batch": "groups", "micro_tokens": 16, "dtype": torch.bfloat16, "exact": False, "recompute": True, "updates": 1}, 2e-3),
 ]
 
 
