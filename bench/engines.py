@@ -23,7 +23,7 @@ from ownship.model.ops import widens
 _HERE = Path(__file__).resolve().parent
 BENCH = Path(os.environ.get("OWNSHIP_BENCH_DIR") or _HERE.parent / ".bench").resolve()
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-PRECISIONS = {"ownship-bf16": "bfloat16", "ownship-int8": "int8", "ownship-f32": "float32"}
+PRECISIONS = {"ownship-bf16": "bfloat16", "ownship-int8": "int8", "ownship-int4": "int4", "ownship-f32": "float32"}
 
 
 @dataclass(frozen=True)

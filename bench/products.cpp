@@ -1,7 +1,7 @@
 // How fast are the engine's matrix products by themselves? One thread, the matrices of the 135M network in turn.
 //
 //     g++ -O3 -std=c++17 -march=native -fopenmp -Wno-psabi -I src/ownship/model/native bench/products.cpp -o /tmp/products
-//     /tmp/products int8 64        (float32, bf16 or int8; rows)     -> milliseconds and GOP/s, medians of 9
+//     /tmp/products int8 64        (float32, bf16, int8 or int4; rows)     -> milliseconds and GOP/s, medians of 9
 #include "../src/ownship/engine/native/products.h"
 #include <chrono>
 #include <cstdio>
@@ -16,11 +16,12 @@ template <class T> static T* aligned(size_t count) { return (T*)std::aligned_all
 int main(int count, char** words) {
     const std::string name = count == 3 ? words[1] : "";
     const int M = count == 3 ? std::atoi(words[2]) : 0;
-    if (M < 1 || (name != "float32" && name != "bf16" && name != "int8")) return std::puts("products float32|bf16|int8 ROWS"), 2;
+    if (M < 1 || (name != "float32" && name != "bf16" && name != "int8" && name != "int4"))
+        return std::puts("products float32|bf16|int8|int4 ROWS"), 2;
 #if WITH_AMX
     return std::puts("AMX multiplies otherwise than these inputs are laid out"), 2;
 #endif
-    const Format format = name == "float32" ? F32 : name == "bf16" ? BF16 : INT8;
+    const Format format = name == "float32" ? F32 : name == "bf16" ? BF16 : name == "int8" ? INT8 : INT4;
     std::vector<std::pair<int, int>> sizes;
     for (int layer = 0; layer < 30; layer++) sizes.insert(sizes.end(), {{960, 576}, {576, 576}, {3072, 576}, {576, 1536}});
     sizes.push_back({49152, 576});
@@ -37,10 +38,10 @@ int main(int count, char** words) {
     }
     const int widest = 1536 + GROUP;
     float* inputs = aligned<float>(size_t(M + 8) * widest);
-    float* scales = aligned<float>(size_t(M + 8) * widest / GROUP);
+    float* scales = aligned<float>(size_t(M + 8) * widest / FINE * 2);
     float* out = aligned<float>(size_t(M) * (49152 + 112));
     for (size_t i = 0; i < size_t(M + 8) * widest; i++) inputs[i] = float(std::rand() % 2001 - 1000) / 1000;
-    std::fill(scales, scales + size_t(M + 8) * widest / GROUP, 1e-3f);
+    std::fill(scales, scales + size_t(M + 8) * widest / FINE * 2, 1e-3f);
     std::vector<double> times;
     for (int round = 0; round < 9; round++) {
         const double start = now();

@@ -53,7 +53,7 @@ def grouped(seed: int) -> tuple[str, Spec]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--precision", default="int8", choices=("float32", "bfloat16", "int8"))
+    parser.add_argument("--precision", default="int8", choices=("float32", "bfloat16", "int8", "int4"))
     parser.add_argument("--sentences", type=int, default=20)
     parser.add_argument("--in-groups", action="store_true")
     parser.add_argument("--out", type=Path)

@@ -140,7 +140,7 @@ def test_envs(run: Run) -> None:
 @pytest.mark.parametrize(("arguments", "word"), [
     ([], "Missing subcommand"), (["nope"], "nope"), (["chat", "--nope"], "--nope"), (["serve", "--port", "x"], "--port"),
     (["eval"], "Required"), (["chat", "--temperature"], "--temperature"), (["models", "more"], "more"),
-    (["eval", "x", "--precision", "int4"], "int4")])
+    (["eval", "x", "--precision", "int3"], "int3")])
 def test_wrong_flags(run: Run, arguments: list[str], word: str) -> None:
     ran = run(*arguments)
     assert ran.code == 2

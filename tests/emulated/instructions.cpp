@@ -48,6 +48,12 @@ void words(const int16_t* a, const int16_t* b, int32_t* sums, const int8_t* narr
     const __m512i w = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)narrow));
     std::memcpy(wide, &w, 64);
 }
+
+// sums [16] += four products each of bytes a, without a sign, and b [64]
+void fours(const uint8_t* a, const int8_t* b, int32_t* sums) {
+    const __m512i z = _mm512_dpbusd_epi32(_mm512_loadu_si512(sums), _mm512_loadu_si512(a), _mm512_loadu_si512(b));
+    std::memcpy(sums, &z, 64);
+}
 #endif
 
 #ifdef __AMX_BF16__

@@ -70,6 +70,10 @@ def test_bytes_and_words(library: ctypes.CDLL) -> None:
         products = sums.astype(np.int64) + (x.astype(np.int64) * y).reshape(16, 2).sum(1)
         call(library.words, x, y, sums, a, wide)
         assert np.array_equal(sums, products.astype(np.int32)) and np.array_equal(wide, a[:32])
+        whole = draw.integers(0, 256, 64).astype(np.uint8)
+        products = sums.astype(np.int64) + (whole.astype(np.int64) * a).reshape(16, 4).sum(1)
+        call(library.fours, whole, a, sums)
+        assert np.array_equal(sums, products.astype(np.int32))
 
 
 def test_bf16(library: ctypes.CDLL) -> None:

@@ -16,7 +16,8 @@ from ownship.model.native import build
 EMULATED = Path(__file__).parent.parent / "emulated"
 LEVELS = {"AVX-512": ("avx512.h",), "VNNI": ("avx512.h", "vnni.h"), "AMX": ("avx512.h", "vnni.h", "tiles.h", "calls.h"),
           "AMX's instructions": ("avx512.h", "vnni.h", "tiles.h", "instructions.h")}
-NEW = [("VNNI", "bfloat16"), ("VNNI", "int8"), ("AMX", "bfloat16"), ("AMX", "int8")]  # what differs from the level before
+# what differs from the level before
+NEW = [("VNNI", "bfloat16"), ("VNNI", "int8"), ("VNNI", "int4"), ("AMX", "bfloat16"), ("AMX", "int8")]
 ALL = [*(("AVX-512", precision) for precision in FORMATS), *NEW]
 SHAPES = [shape for shape in real.SHAPES if shape[0] < 500]
 BF16_CACHE = [shape for shape in SHAPES if shape[5] % 32 == 0]
@@ -42,9 +43,9 @@ def test_the_level_is_the_one_meant(level: str) -> None:
         pools = {precision: NativeForward(model, real.CACHE, precision).pool for precision in FORMATS}
         found = {precision for precision, pool in pools.items() if pool.keys.dtype == torch.bfloat16}
         if level.startswith("AMX"):
-            assert found == ({"bfloat16", "int8"} if shape in BF16_CACHE else set())
+            assert found == ({"bfloat16", "int8", "int4"} if shape in BF16_CACHE else set())
         else:
-            assert found == {"int8"}
+            assert found == {"int8", "int4"}
 
 
 @pytest.mark.parametrize(("level", "precision"), ALL)

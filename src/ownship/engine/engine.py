@@ -30,16 +30,16 @@ from ownship.model.llama import Llama
 from ownship.model.native.build import Unavailable
 from ownship.model.tokenizer import Tokenizer
 
-_GUESS = {"bfloat16": 16, "float32": 4, "int8": 4}  # rows that cost hardly more than one: so many are filled with guesses
+_GUESS = {"bfloat16": 16, "float32": 4, "int8": 4, "int4": 4}  # rows that cost hardly more than one: guesses fill as many
 
 
 class Engine:
     """Continuous batching over one network.
 
     `cache_bytes` bounds the key/value cache; a request that could never fit is refused when it is submitted, the others wait
-    their turn. `precision` (float32, bfloat16, int8) is that of the weights; by default the network's own. `guess` lets a request
-    copy from its own text ahead of time where that saves time (prompt lookup): what is drawn is the same. A `frozen` engine only
-    serves: it gives up what it does not need of the network, which nobody may use any more.
+    their turn. `precision` (float32, bfloat16, int8, int4) is that of the weights; by default the network's own. `guess` lets a
+    request copy from its own text ahead of time where that saves time (prompt lookup): what is drawn is the same. A `frozen` engine
+    only serves: it gives up what it does not need of the network, which nobody may use any more.
     """
 
     def __init__(self, model: Llama, tokenizer: Tokenizer, max_rows: int = 256, cache_bytes: int = 2 << 30,
@@ -265,7 +265,7 @@ class Engine:
 
 def serving(path: Path, precision: str = "bfloat16", **options: Any) -> Engine:
     """An engine that only serves the model in `path`. Raises UserError as `checkpoint.load` does."""
-    dtype = torch.float32 if precision == "float32" else torch.bfloat16  # int8 is made from bfloat16
+    dtype = torch.float32 if precision == "float32" else torch.bfloat16  # the others are made from bfloat16
     return Engine(*checkpoint.load(path, dtype), precision=precision, frozen=True, **options)
 
 
@@ -275,8 +275,8 @@ def _forward(model: Llama, precision: str, cache_bytes: int) -> Forward:
     try:
         return NativeForward(model, cache_bytes, precision)
     except Unavailable as reason:
-        if precision == "int8":
-            raise UserError(f"precision int8 needs the compiled kernels: {reason}") from None
+        if precision in ("int8", "int4"):
+            raise UserError(f"precision {precision} needs the compiled kernels: {reason}") from None
         log = logging.getLogger(__name__)
         level = logging.INFO if model.config.parameters < 10_000_000 else logging.WARNING  # nobody waits for a toy
         log.log(level, "%s: generating with plain torch, which is several times slower", reason)

@@ -16,7 +16,7 @@ import torch
 
 from ownship.model.ops import product
 
-_WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
+_WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1, "int4": 0.75}  # with scales, which int8 has few of
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ def least_seconds(rates: dict[str, float], network: Network, precision: str, pro
 
     T tokens go in, S streams draw, `pairs` are the (query, key) pairs, `cached` the cached positions that have to be read
     (bfloat16 keys and values at least; a prompt that n streams share needs to be read once for all of them). The peak is
-    that of the precision (int8 weights are multiplied in bfloat16), the bandwidth the faster of the two that were measured.
+    that of the precision (int8 and int4 weights are taken as if multiplied in bfloat16), the bandwidth the faster of the two
+    that were measured.
     """
     peak = rates["float32_gflops" if precision == "float32" else "bfloat16_gflops"] * 1e9
     bandwidth = max(rates["read_gb_s"], rates["read_256mb_gb_s"]) * 1e9

@@ -19,7 +19,7 @@ struct Net {
     const void* embeddings;   // [vocabulary][hidden]
     const float* norms;       // [2 layers + 1][ld], filled up with zeros; ld as in Layout
     const float *cos, *sin;   // [positions][size / 2]
-    const Matrix* matrices;   // per layer qkv, o, gate and up in turns of 16 columns, down; then the head
+    const Matrix* matrices;   // per layer qkv, o, gate and up in turns of 16 columns, down; then the head, which is in int8 for int4 too
     void *keys, *values;      // [layers][blocks][kv_heads] blocks of 16 tokens, in float32 or bf16 as in attention.h
     int64_t blocks;
     int32_t cache_bf16;
@@ -51,7 +51,7 @@ struct Layout {  // of the working memory
         for (auto [inputs, width] : {std::pair(&model, ld), std::pair(&mlp, up(net.wide, GROUP))})
             inputs->ld = width + GROUP,  // rows a power of two apart would fall on the same lines of the processor's cache
             inputs->staged = take(size_t(rows) * inputs->ld * 4), inputs->narrow = take(size_t(rows) * inputs->ld * 2),
-            inputs->scales = take(size_t(rows) * (inputs->ld / GROUP) * 4);
+            inputs->scales = take(size_t(rows) * (inputs->ld / FINE) * 2 * 4);
         qkv = take(size_t(rows) * ld_qkv * 4);
         scores = take(size_t(net.threads) * per_thread(net) * 4);
         total = at;
@@ -81,7 +81,7 @@ class Pass {  // T: what the cache holds
     const Net& net;
     const Step& step;
     const Layout at;
-    const Format format;
+    const Format format, head;
     char* const memory;
     Barrier barrier;
     std::vector<std::atomic<int>> counters;
@@ -89,21 +89,41 @@ class Pass {  // T: what the cache holds
     float* x(int m) { return (float*)(memory + at.x) + size_t(m) * at.ld; }
     float* qkv(int m) { return (float*)(memory + at.qkv) + size_t(m) * at.ld_qkv; }
     Rows rows(const Layout::Inputs& to) {
-        return {memory + (format == INT8 || (AMX && format == BF16) ? to.narrow : to.staged), (float*)(memory + to.scales), to.ld};
+        return {memory + (format >= INT8 || (AMX && format == BF16) ? to.narrow : to.staged), (float*)(memory + to.scales), to.ld};
     }
 
-    // 16 inputs of the next product; in int8 they wait in float32 until quantise()
+    // 16 inputs of the next product; in int8 and int4 they wait in float32 until quantise()
     void stage(const Layout::Inputs& to, int m, int column, v16 y) {
         if (AMX && format == BF16) store((uint16_t*)(memory + to.narrow) + size_t(m) * to.ld + column, narrow(y));
         else store((float*)(memory + to.staged) + size_t(m) * to.ld + column, format == BF16 ? widen(narrow(y)) : y);
     }
 
-    void quantise(const Layout::Inputs& to, int m, [[maybe_unused]] int M, int width) {  // to 16 bits, one scale for 64; row m of M
+    void quantise(Format format, const Layout::Inputs& to, int m, int M, int width) {  // row m of M, of so many inputs
         float* y = (float*)(memory + to.staged) + size_t(m) * to.ld;
+        std::fill(y + width, y + up(width, GROUP), 0.f);
+        if (format == INT8) quantise_finely(to, y, m, M, width);
+        else if (format == INT4) quantise_coarsely(to, y, m, width);
+    }
+
+    void quantise_coarsely(const Layout::Inputs& to, const float* y, int m, int width) {  // to 8 bits, one scale for 32
+        int8_t* out = (int8_t*)(memory + to.narrow) + size_t(m) * to.ld;
+        float* scales = (float*)(memory + to.scales) + size_t(m) * (to.ld / FINE) * 2;
+        for (int g = 0; g < up(width, GROUP) / FINE; g++, y += FINE, out += FINE) {
+            const v16 first = load<v16>(y), second = load<v16>(y + 16);
+            const float most = largest(max(max(first, -first), max(second, -second))), inverse = most > 0 ? 127 / most : 0;
+            const i16v low = nearest(first * inverse), high = nearest(second * inverse);
+            store(out, bytes(low));
+            store(out + 16, bytes(high));
+            scales[2 * g] = most / 127;
+            scales[2 * g + 1] = most / 127 * sum(floats(low + high));  // of whole numbers: exact
+        }
+    }
+
+    void quantise_finely(const Layout::Inputs& to, const float* y, int m, [[maybe_unused]] int M, int width) {
+        // to 16 bits, one scale for 64
         int16_t* out = (int16_t*)(memory + to.narrow) + size_t(m) * to.ld;
         [[maybe_unused]] int8_t* high = (int8_t*)(memory + to.narrow) + (size_t(m / 8) * 16 + m % 8) * to.ld;  // Rows: with AMX
         float* scales = (float*)(memory + to.scales) + size_t(m) * (to.ld / GROUP);
-        std::fill(y + width, y + up(width, GROUP), 0.f);
         for (int g = 0; g < up(width, GROUP) / GROUP; g++) {
             v16 top{};
             for (int i = 0; i < GROUP; i += 16) { v16 v = load<v16>(y + g * GROUP + i); top = max(top, max(v, -v)); }
@@ -128,8 +148,8 @@ class Pass {  // T: what the cache holds
     // All that is staged is there, rounded if the format asks for it.
     void prepared(const Layout::Inputs& to, int width, int thread) {
         barrier.wait();
-        if (format != INT8) return;
-        for (int m = thread; m < step.tokens; m += net.threads) quantise(to, m, step.tokens, width);
+        if (format < INT8) return;
+        for (int m = thread; m < step.tokens; m += net.threads) quantise(format, to, m, step.tokens, width);
         barrier.wait();
     }
 
@@ -270,7 +290,8 @@ class Pass {  // T: what the cache holds
 public:
     Pass(const Net& net, const Step& step)
         : net(net), step(step), at(net, std::max(step.tokens, step.wanted)), format(Format(net.format)),
-          memory((char*)step.memory), barrier(net.threads), counters((size_t(net.layers) * 5 + 1) * net.threads) {}
+          head(format == INT4 ? INT8 : format), memory((char*)step.memory), barrier(net.threads),
+          counters((size_t(net.layers) * 5 + 1) * net.threads) {}
 
     void run(int thread) {
         Tiles tiles;
@@ -294,7 +315,7 @@ public:
         auto normal = [&](int which) {
             for (int m = thread; m < M; m += net.threads) {
                 normalise(x(m), net.norms + size_t(which) * at.ld, m);
-                if (format == INT8) quantise(at.model, m, M, net.hidden);
+                quantise(format, at.model, m, M, net.hidden);
             }
             barrier.wait();
         };
@@ -334,10 +355,10 @@ public:
         if (!step.wanted) return;
         for (int m = thread; m < step.wanted; m += net.threads) {
             normalise(x(step.ends[m]), net.norms + size_t(2 * net.layers) * at.ld, m);
-            if (format == INT8) quantise(at.model, m, step.wanted, net.hidden);
+            quantise(head, at.model, m, step.wanted, net.hidden);
         }
         barrier.wait();
-        multiply(format, rows(at.model), step.wanted, net.matrices[4 * net.layers], share, [&](int m, int unit, const float* c) {
+        multiply(head, rows(at.model), step.wanted, net.matrices[4 * net.layers], share, [&](int m, int unit, const float* c) {
             int columns = std::min(UNIT, net.vocabulary - unit * UNIT);
             std::memcpy(step.logits + size_t(m) * step.ld + unit * UNIT, c, columns * 4);
         });
@@ -369,7 +390,7 @@ int ownship_prepare() {  // asks the kernel for AMX; 1 if this build can run her
 
 // Whether the cache is to be in bf16. Weights in bf16 are what a learner has, whose probabilities are to be met: a tenth closer in float32
 // (docs/log.md). AMX works on bf16 only, if on heads of this size.
-int ownship_cache_bf16(int format, int size) { return AMX ? format != F32 && size % 32 == 0 && size <= 512 : format == INT8; }
+int ownship_cache_bf16(int format, int size) { return AMX ? format != F32 && size % 32 == 0 && size <= 512 : format >= INT8; }
 
 int64_t ownship_memory(const Net* net, int tokens) { return Layout(*net, tokens).total; }
 

@@ -20,7 +20,7 @@ from ownship.model.native import build
 from ownship.model.native.build import Unavailable
 
 SOURCE = Path(__file__).with_name("forward.cpp")
-FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2}
+FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
 _UNIT, _GROUP = 32, 64  # as in vectors.h
 _APART = 112  # numbers between rows of logits: a power of two apart they would all fall on the same lines of the processor's cache
 
@@ -63,7 +63,8 @@ def draw(logits: Tensor, scales: NDArray[np.float32], uniforms: NDArray[np.float
 
 
 class NativeForward:
-    """`Forward` by compiled kernels, in `precision` float32, bfloat16 or int8 (weights of 8 bits, one scale for 64).
+    """`Forward` by compiled kernels, in `precision` float32, bfloat16, int8 (weights of 8 bits, one scale for 64) or int4 (of 4
+    bits, with a scale and a least one for 32, as in GGUF's Q4_1, and inputs of 8 bits; the head in int8).
 
     A token's results depend on its own sequence alone, bit for bit: not on the batch, nor on how its prompt was cut into chunks.
     Raises Unavailable where it cannot run.
@@ -121,7 +122,7 @@ class NativeForward:
             self._pack(4 * index + 1, attention.o_proj.weight)
             self._pack(4 * index + 2, torch.stack((gate, up), 1).view(-1, config.hidden_size))
             self._pack(4 * index + 3, torch.nn.functional.pad(mlp.down_proj.weight, (0, self.wide - config.intermediate_size)))
-        self._pack(4 * len(layers), model.lm_head.weight)
+        self._pack(4 * len(layers), model.lm_head.weight, min(self.format, FORMATS["int8"]))
         self._embeddings = model.embed_tokens.weight.detach()  # the very tensor
         norms = [norm.weight for block in layers for norm in (block.input_layernorm, block.post_attention_layernorm)]
         wide = -(-max(config.hidden_size, config.num_attention_heads * config.head_dim) // _GROUP) * _GROUP
@@ -129,16 +130,17 @@ class NativeForward:
         self._net.embeddings, self._net.norms = self._embeddings.data_ptr(), self._norms.data_ptr()
         self._net.table_bf16 = self._embeddings.dtype == torch.bfloat16
 
-    def _pack(self, index: int, weight: Tensor) -> None:
+    def _pack(self, index: int, weight: Tensor, format: int | None = None) -> None:
+        format = self.format if format is None else format
         weight = weight.detach().contiguous()
         n, k = weight.shape
         if index == len(self._packed):  # the first time: afterwards the same memory is written again
-            size = self.library.ownship_packed_bytes(self.format, n, k)
-            groups = -(-n // _UNIT) * -(-k // _GROUP) * _UNIT if self.format == FORMATS["int8"] else 0
+            size = self.library.ownship_packed_bytes(format, n, k)
             data = torch.empty(size + 64, dtype=torch.uint8)
+            groups = -(-n // _UNIT) * -(-k // _GROUP) * _UNIT if format == FORMATS["int8"] else 0
             self._packed.append((data[-data.data_ptr() % 64 :][:size], torch.empty(groups)))
         data, scales = self._packed[index]
-        self.library.ownship_pack(self.format, int(weight.dtype == torch.bfloat16), _pointer(weight.data_ptr()), n, k,
+        self.library.ownship_pack(format, int(weight.dtype == torch.bfloat16), _pointer(weight.data_ptr()), n, k,
                                   _pointer(data.data_ptr()), _pointer(scales.data_ptr()), self.threads)
         self._matrices[index] = _Matrix(data.data_ptr(), scales.data_ptr(), n, k)
 

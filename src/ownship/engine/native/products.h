@@ -1,4 +1,4 @@
-// Matrix products: rows of inputs times packed weights in float32, bf16 or int8, shared by all threads.
+// Matrix products: rows of inputs times packed weights in float32, bf16, int8 or int4, shared by all threads.
 #pragma once
 #include "vectors.h"
 #include <algorithm>
@@ -37,6 +37,11 @@ struct Prefetch {  // weights that are asked for while others are multiplied, so
     }
 };
 
+struct Fine {  // int4: 32 inputs of a unit
+    uint8_t weights[FINE / 8][UNIT][4];  // of every eight inputs the first four in the lower halves of the bytes
+    float scale[UNIT], least[UNIT];      // weight w is least + w scale
+};
+
 struct Matrix {  // packed: units of 32 columns; see pack()
     const void* data;
     const float* scales;  // int8: [units][k / 64][32]
@@ -45,16 +50,17 @@ struct Matrix {  // packed: units of 32 columns; see pack()
 
 constexpr int BYTES = 3;  // rows from which AMX multiplies int8 weights faster than vectors do
 
-struct Rows {  // the left side of a product: [M (padded to 32)][ld] in float32, bf16, or for int8 weights 16 bits
+struct Rows {  // the left side of a product: [M (padded to 32)][ld] in float32, bf16, for int4 weights 8 bits, or for int8 weights 16 bits
     void* data;    // with AMX and at least BYTES rows these as two bytes, high and low: [M / 8][8 rows of high, 8 of low][ld]
-    float* scales;  // int8: [M][ld / 64]
+    float* scales;  // int8: [M][ld / 64]; int4: [M][ld / 32][2], with the sums of the inputs in float32
     int ld;
 };
 
 // F32: [n/32][k][32]. BF16: [n/32][k/32][2 tiles][16 pairs][16 columns][2]. INT8: [n/32][k/2][32 columns][2], with AMX
-// [n/32][k/64][2 tiles][16 fours][16 columns][4].
+// [n/32][k/64][2 tiles][16 fours][16 columns][4]. INT4: [n/32][k/32][Fine].
 static inline size_t unit_bytes(Format format, int k) {
-    return format == F32 ? size_t(k) * UNIT * 4 : format == BF16 ? size_t(up(k, 32)) * UNIT * 2 : size_t(up(k, GROUP)) * UNIT;
+    return format == F32 ? size_t(k) * UNIT * 4 : format == BF16 ? size_t(up(k, 32)) * UNIT * 2
+         : format == INT8 ? size_t(up(k, GROUP)) * UNIT : size_t(up(k, GROUP) / FINE) * sizeof(Fine);
 }
 
 // Where a kernel's vectors lie: R rows times V vectors of 16 columns, from vector `first` of a unit on; two to a unit.
@@ -139,6 +145,72 @@ template <int R, int V>
         for (int v = 0; v < V; v++) {
             v16 width = load<v16>(w + (size_t(v / 2) * groups + g) * UNIT + (first + v % 2) * 16);
             for (int m = 0; m < R; m++) sums[m][v] += floats(exact[m][v]) * (width * scale[m * (lda / GROUP) + g]);
+        }
+    }
+    deliver(sums, first, c);
+}
+
+// Exact sums of products of 4 by 8 bits, four for each column: in AVX2 and SSE two 16-bit halves per column, in which the products of
+// 32 inputs fit.
+#if BYTES_OF_A_REGISTER == 64 || !defined(__SSSE3__)
+typedef Ints Fours;
+static inline Ints whole(Fours x) { return x; }
+#else
+typedef int16_t Fours __attribute__((vector_size(BYTES_OF_A_REGISTER)));
+static inline Ints whole(Fours x) {
+#if BYTES_OF_A_REGISTER == 32
+    return (Ints)_mm256_madd_epi16((__m256i)x, _mm256_set1_epi16(1));
+#else
+    return (Ints)_mm_madd_epi16((__m128i)x, _mm_set1_epi16(1));
+#endif
+}
+#endif
+template <class V> static inline V in_order(V sums) {  // or the compiler makes more products before it adds them than there are registers
+    asm("" : "+x"(sums));
+    return sums;
+}
+static inline Fours fours(Fours sums, Words weights, int32_t x) {
+#if defined(__AVX512VNNI__)
+    return (Fours)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)weights, _mm512_set1_epi32(x));
+#elif BYTES_OF_A_REGISTER == 64 || !defined(__SSSE3__)
+    for (int byte = 0; byte < 4; byte++) sums += (Ints)(weights >> 8 * byte & 255u) * int(int8_t(x >> 8 * byte));
+    return sums;
+#elif BYTES_OF_A_REGISTER == 32
+    return in_order(sums + (Fours)_mm256_maddubs_epi16((__m256i)weights, _mm256_set1_epi32(x)));
+#else
+    return in_order(sums + (Fours)_mm_maddubs_epi16((__m128i)weights, _mm_set1_epi32(x)));
+#endif
+}
+template <class V> static inline auto whole(Two<V> x) { return Two<decltype(whole(x.low))>{whole(x.low), whole(x.high)}; }
+template <class V, class W> static inline Two<V> fours(Two<V> sums, Two<W> weights, int32_t x) {
+    return {fours(sums.low, weights.low, x), fours(sums.high, weights.high, x)};
+}
+
+template <int R, int V>
+[[gnu::noinline]] static void product_int4(const int8_t* a, const float* scale, int lda, const Fine* b, int k, int first, Prefetch soon,
+                                           float* c) {
+    v16 sums[R][V] = {};
+    const int groups = up(k, GROUP) / FINE;
+    for (int g = 0; g < groups; g++) {
+        Sixteen<Fours> exact[R][V] = {};
+        for (int i = g * FINE; i < (g + 1) * FINE; i += STRIDE) soon.ask(i);
+#pragma GCC unroll 4
+        for (int eight = 0; eight < FINE / 8; eight++)
+            for (int v = 0; v < V; v++) {
+                const u16v both = load<u16v>(b[v / 2 * groups + g].weights[eight][(first + v % 2) * 16]);
+                const u16v lower = both & 0x0f0f0f0fu, upper = (both >> 4) & 0x0f0f0f0fu;
+                const int8_t* x = a + g * FINE + eight * 8;
+                for (int m = 0; m < R; m++) exact[m][v] = fours(exact[m][v], lower, load<int32_t>(x + size_t(m) * lda));
+                for (int m = 0; m < R; m++) exact[m][v] = fours(exact[m][v], upper, load<int32_t>(x + size_t(m) * lda + 4));
+            }
+        for (int v = 0; v < V; v++) {
+            const Fine& here = b[v / 2 * groups + g];
+            const v16 width = load<v16>(here.scale + (first + v % 2) * 16), least = load<v16>(here.least + (first + v % 2) * 16);
+            for (int m = 0; m < R; m++) {
+                const float* own = scale + (size_t(m) * (lda / FINE) + g) * 2;
+                sums[m][v] += floats(whole(exact[m][v])) * (width * own[0]);
+                sums[m][v] += least * own[1];
+            }
         }
     }
     deliver(sums, first, c);
@@ -302,9 +374,12 @@ static void multiply(Format format, const Rows& a, int M, const Matrix& w, Share
                 product_f32<R, V>((const float*)a.data + size_t(m0) * a.ld, a.ld, (const float*)b, bytes / 4, w.k, first, soon, c);
             else if (format == BF16)
                 product_bf16<R, V>((const float*)a.data + size_t(m0) * a.ld, a.ld, (const uint16_t*)b, bytes / 2, w.k, first, soon, c);
-            else
+            else if (format == INT8)
                 product_int8<R, V>((const int16_t*)a.data + size_t(m0) * a.ld, a.scales + size_t(m0) * (a.ld / GROUP), a.ld,
                                    (const int8_t*)b, w.scales + size_t(u) * groups * UNIT, bytes, w.k, first, soon, c);
+            else
+                product_int4<R, V>((const int8_t*)a.data + size_t(m0) * a.ld, a.scales + size_t(m0) * (a.ld / FINE) * 2, a.ld,
+                                   (const Fine*)b, w.k, first, soon, c);
         for (int s = 0; s < std::max(V / 2, 1); s++) for (int m = 0; m < R; m++) done(m0 + m, u + s, c + (s * R + m) * UNIT);
     };
     using std::integral_constant;
@@ -319,7 +394,7 @@ static void multiply(Format format, const Rows& a, int M, const Matrix& w, Share
                 case 1: run(integral_constant<int, 1>(), integral_constant<int, 2>(), m, u); break;
                 case 2: run(integral_constant<int, 2>(), integral_constant<int, 2>(), m, u); break;
                 case 3:  // in int8 two vectors are sign-extended into more registers than there are
-                    if (!WIDE && format == INT8) run(integral_constant<int, 3>(), integral_constant<int, 1>(), m, u);
+                    if (!WIDE && format >= INT8) run(integral_constant<int, 3>(), integral_constant<int, 1>(), m, u);
                     else run(integral_constant<int, 3>(), integral_constant<int, 2>(), m, u);
                     break;
                 case 4: run(integral_constant<int, 4>(), integral_constant<int, FEW < 4 ? 1 : 2>(), m, u); break;
@@ -361,6 +436,20 @@ static void pack(int format, int bf16, const void* weights, int n, int k, void* 
                     uint16_t* pair = (uint16_t*)out + (first + i) / 32 * 1024 + column / 16 * 512 + i % 32 / 2 * 32 + column % 16 * 2;
                     put(pair, part[column][i]);
                     put(pair + 1, part[column][i + 1]);
+                }
+            else if (format == INT4)
+                for (int column = 0; column < UNIT; column++) for (int half = 0; half < 2; half++) {
+                    const float* from = part[column] + half * FINE;
+                    const auto [least, most] = std::minmax_element(from, from + FINE);
+                    const float range = *most - *least, inverse = range > 0 ? 15 / range : 0;
+                    Fine& to = ((Fine*)out)[g * 2 + half];
+                    to.scale[column] = range / 15;
+                    to.least[column] = *least;
+                    for (int i = 0; i < FINE; i++) {
+                        const int q = int(__builtin_rintf((from[i] - *least) * inverse));
+                        uint8_t& byte = to.weights[i / 8][column][i % 4];
+                        byte = uint8_t(i % 8 < 4 ? q : byte | q << 4);
+                    }
                 }
             else
                 for (int column = 0; column < UNIT; column++) {

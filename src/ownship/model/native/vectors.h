@@ -59,10 +59,11 @@ typedef Sixteen<Words> u16v;
 #endif
 constexpr bool AMX = WITH_AMX;
 
-enum Format { F32 = 0, BF16 = 1, INT8 = 2 };
+enum Format { F32 = 0, BF16 = 1, INT8 = 2, INT4 = 3 };
 
 constexpr int UNIT = 32;   // columns of a product that one piece of work computes
 constexpr int GROUP = 64;  // weights that share a scale in int8
+constexpr int FINE = 32;   // weights, and inputs, that do in int4
 constexpr int SLOTS = 16;  // tokens in a block of the cache
 
 template <class T> static inline T load(const void* p) {
@@ -147,6 +148,14 @@ static inline s16 shorts(i16v x) {  // of numbers that fit
     store(&y, _mm_packs_epi32((__m128i)x.low.low, (__m128i)x.low.high));
     store((char*)&y + 16, _mm_packs_epi32((__m128i)x.high.low, (__m128i)x.high.high));
     return y;
+#endif
+}
+static inline b16 bytes(i16v x) {  // of numbers that fit
+#if BYTES_OF_A_REGISTER == 64
+    return __builtin_convertvector(x, b16);
+#else
+    const s16 y = shorts(x);
+    return (b16)_mm_packs_epi16(load<__m128i>(&y), load<__m128i>((const char*)&y + 16));
 #endif
 }
 static inline h16 narrow(v16 x) {  // to bf16, round to nearest even

@@ -44,7 +44,7 @@ class Trial:
     """With its options: worlds:low=1,high=3,…"""
     new_wording: bool = True
     """Also in the wordings that no model is trained on."""
-    precision: Literal["float32", "bfloat16", "int8"] = "float32"
+    precision: Literal["float32", "bfloat16", "int8", "int4"] = "float32"
     """Of a model's weights."""
     out: Path | None = None
     """Also write the results as JSON, and every reply as JSON lines beside it."""
