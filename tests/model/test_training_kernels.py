@@ -173,3 +173,58 @@ def test_logits_kept_for_the_backward_pass_or_made_again(dtype: torch.dtype, mon
     close(kept[:3], with_gradients(lambda hidden, weight: log_softmax(hidden, weight, targets), hidden, weight), dtype)
     monkeypatch.setattr(head, "_KEPT", 0)
     assert all(torch.equal(one, other) for one, other in zip(kept, work(), strict=True))
+
+
+@pytest.mark.parametrize("sizes", [(32, 32, 32), (33, 47, 65), (100, 200, 300), (193, 129, 640), (333, 334, 1000)], ids=str)
+@pytest.mark.parametrize("dtypes", [DTYPES, DTYPES[::-1], DTYPES[1:] * 2], ids=str)
+def test_products_in_fixed_point(sizes: tuple[int, int, int], dtypes: list[torch.dtype]) -> None:
+    """Of matrices that lie either way, some numbers a thousand times the others; errors within half a step of each number."""
+    rows, columns, sums = sizes
+    draw = torch.Generator().manual_seed(rows)
+    a, b = torch.randn(rows, sums, generator=draw), torch.randn(sums, columns, generator=draw)
+    a[:, :: sums // 3] *= 1000
+    a, b = a.to(dtypes[0]), b.to(dtypes[1])
+    if not training.multiplies(a, b):
+        pytest.skip("compiled for a processor that multiplies bf16 or has no AVX2")
+    exact, bound = a.double() @ b.double(), torch.zeros(rows, columns, dtype=torch.float64)
+    for x, y in zip(a.double().abs().split(64, 1), b.double().abs().split(64, 0), strict=True):
+        half, other = x.amax(1, keepdim=True) / 11584, y.amax(0, keepdim=True) / 11584
+        bound += half * y.sum(0) + (x.sum(1, keepdim=True) + half * len(y)) * other
+    expected = None
+    for left in (a, a.T.contiguous().T):
+        for right in (b, b.T.contiguous().T):
+            found = training.product(left, right, torch.empty(rows, columns))
+            assert float(((found - exact).abs() / bound).max()) < 1
+            assert expected is None or torch.equal(found, expected)
+            expected = found
+            rounded = training.product(left, right, torch.empty(rows, columns, dtype=torch.bfloat16))
+            assert torch.equal(rounded, found.bfloat16())
+    torch.set_num_threads(3)
+    try:
+        assert torch.equal(training.product(a, b, torch.empty(rows, columns)), expected)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_products_hide_no_infinity() -> None:
+    a, b = torch.randn(40, 100), torch.randn(100, 50)
+    if not training.multiplies(a, b):
+        pytest.skip("compiled for a processor that multiplies bf16 or has no AVX2")
+    a[3, 70], a[5, 0] = torch.nan, torch.inf
+    b[99, 7] = -torch.inf
+    for left in (a, a.T.contiguous().T):
+        found = training.product(left, b, torch.empty(40, 50)).isnan()
+        expected = torch.zeros(40, 50, dtype=torch.bool)
+        expected[[3, 5]] = expected[:, 7] = True
+        assert torch.equal(found, expected)
+
+
+def test_small_products_in_fixed_point() -> None:
+    """Gradients are: of 1e-30 and of 1e30 alike."""
+    a, b = torch.randn(40, 100), torch.randn(100, 50)
+    if not training.multiplies(a, b):
+        pytest.skip("compiled for a processor that multiplies bf16 or has no AVX2")
+    for scale in (1e-30, 1e30):
+        found = training.product(a * scale, b, torch.empty(40, 50))
+        assert torch.allclose(found / scale, a @ b, atol=1e-2), scale
+    assert not training.product(a * 0, b, torch.empty(40, 50)).any()

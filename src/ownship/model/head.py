@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ownship.model.llama import Llama
 from ownship.model.native import training
-from ownship.model.ops import operand, product, wide_product, widens
+from ownship.model.ops import bf16_units, operand, product, wide_product, widens
 
 _BLOCK = 1 << 21  # logits alive at once: 8 MB, which stay in the processor's cache
 _KEPT = 1 << 26  # logits (256 MB) that are kept for the backward pass where products are slower than memory
@@ -24,14 +24,14 @@ _KEPT = 1 << 26  # logits (256 MB) that are kept for the backward pass where pro
 
 def logits(model: Llama, hidden: Tensor) -> Tensor:
     """hidden [M, D] → logits [M, V] float32, without gradient."""
-    with torch.no_grad():
-        return wide_product(hidden.float(), model.wide_head().T, hidden.dtype == torch.bfloat16)
+    with torch.no_grad(), bf16_units(hidden.dtype == torch.bfloat16 and hidden.device.type == "cpu"):
+        return hidden.float() @ model.wide_head().T
 
 
 def _blocks(hidden: Tensor, weight: Tensor) -> Iterator[tuple[int, Tensor]]:
     """The vocabulary in blocks: where each begins, and the logits [M, n] of float32 `hidden`."""
     for at, part in zip(count(0, size := _size(hidden)), weight.split(size)):
-        yield at, wide_product(hidden, part.float().T, weight.dtype == torch.bfloat16)
+        yield at, wide_product(hidden, part.T)
 
 
 def _size(hidden: Tensor) -> int:

@@ -66,8 +66,7 @@ def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     """a [M, K] @ b [K, N], as `operand` gives them, summed in float32 and rounded to b's dtype. Without gradient."""
     if not _slow(b):
         return torch.mm(a, b, out=out)
-    wide = a.float() @ b.float()
-    return wide.to(b.dtype) if out is None else out.copy_(wide)
+    return _widened(a, b, torch.empty(len(a), b.shape[1], dtype=b.dtype) if out is None else out)
 
 
 def operand(x: Tensor, like: Tensor) -> Tensor:
@@ -83,10 +82,17 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     return F.linear(x, weight)
 
 
-def wide_product(a: Tensor, b: Tensor, exact_inputs: bool) -> Tensor:
-    """a @ b for float32 tensors; `exact_inputs` says that both hold bf16 values, so that fast bf16 units lose nothing."""
-    with bf16_units(exact_inputs and a.device.type == "cpu"):
-        return a @ b
+def wide_product(a: Tensor, b: Tensor) -> Tensor:
+    """a [M, K] @ b [K, N] → float32, not rounded. If b is in bf16, a holds bf16 values too, whatever its dtype:
+    fast bf16 units lose nothing then. Without gradient."""
+    if _slow(b):
+        return _widened(a, b, torch.empty(len(a), b.shape[1]))
+    with bf16_units(b.dtype == torch.bfloat16 and b.device.type == "cpu"):
+        return a.float() @ b.float()
+
+
+def _widened(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+    return training.product(a, b, out) if training.multiplies(a, b) else out.copy_(a.float() @ b.float())
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -150,7 +156,7 @@ class _WideLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         x = x.to(weight.dtype)
         ctx.save_for_backward(x, weight)
-        return wide_product(x.float(), weight.float().T, exact_inputs=True)
+        return wide_product(x, weight.T)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:

@@ -4,6 +4,7 @@
 // same bits, whatever the number of threads.
 #include <algorithm>
 #include <vector>
+#include "fixed.h"
 #include "vectors.h"
 
 template <class T> static inline v16 get(const T* p);
@@ -375,6 +376,14 @@ int ownship_prepare() { return 1; }
 void ownship_attention(const Attention* of, int backward) {
     if (of->bf16) attention<uint16_t>(*of, backward); else attention<float>(*of, backward);
 }
+
+#if WITH_FIXED
+// Strides of a [M][K] and b [K][N] in numbers: from row to row and from column to column.
+void ownship_product(const void* a, int a_bf16, int64_t a_row, int64_t a_column, const void* b, int b_bf16, int64_t b_row,
+                     int64_t b_column, int M, int N, int K, void* out, int out_bf16, int threads) {
+    fixed_product({a, a_row, a_column, M, a_bf16}, {b, b_column, b_row, N, b_bf16}, K, out, out_bf16, threads);
+}
+#endif
 
 void ownship_norm(const float* x, const void* weight, int bf16, float eps, int n, int size, void* out, float* scales, int threads) {
     if (bf16) norm(x, (const uint16_t*)weight, eps, n, size, (uint16_t*)out, scales, threads);

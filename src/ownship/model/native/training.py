@@ -19,7 +19,7 @@ from ownship.model.native import build
 SOURCE = Path(__file__).with_name("training.cpp")
 _pointer, _int = ctypes.c_void_p, ctypes.c_int32
 _ARGUMENTS = {"norm": "ppifiipp", "norm_backward": "ppippiipp", "swiglu": "ppilp", "swiglu_backward": "pppilpp",
-              "rotate": "pippiiiip", "scored": "ppliipppp", "scored_backward": "pplppii"}
+              "rotate": "pippiiiip", "scored": "ppliipppp", "scored_backward": "pplppii", "product": "pillpilliiipi"}
 _TYPES = {"p": _pointer, "i": _int, "f": ctypes.c_float, "l": ctypes.c_int64}
 
 
@@ -37,7 +37,8 @@ def library() -> ctypes.CDLL | None:
     except build.Unavailable:
         return None
     for name, kinds in _ARGUMENTS.items():
-        getattr(found, f"ownship_{name}").argtypes = [*(_TYPES[kind] for kind in kinds), _int]
+        if name != "product" or hasattr(found, "ownship_product"):
+            getattr(found, f"ownship_{name}").argtypes = [*(_TYPES[kind] for kind in kinds), _int]
     return found
 
 
@@ -55,6 +56,20 @@ def _call(name: str, *arguments: Tensor | float | int) -> None:
 
 def _bf16(x: Tensor) -> int:
     return int(x.dtype == torch.bfloat16)
+
+
+def multiplies(a: Tensor, b: Tensor) -> bool:
+    """Whether a [M, K] and b [K, N] are for `product`: on a processor on which it is faster than torch's, and large enough."""
+    return ready(a, b) and hasattr(library(), "ownship_product") and min(*a.shape, b.shape[1]) >= 32
+
+
+def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+    """a [M, K] times b [K, N] into `out` [M, N], all in float32 or bf16. Numbers are rounded to 1/5792 of the largest of 64 along K
+    (native/fixed.h): with those of a network less than a tenth of bf16's rounding."""
+    a, b = (x if 1 in x.stride() else x.contiguous() for x in (a, b))
+    assert out.is_contiguous() and out.shape == (len(a), b.shape[1])
+    _call("product", a, _bf16(a), *a.stride(), b, _bf16(b), *b.stride(), len(a), b.shape[1], a.shape[1], out, _bf16(out))
+    return out
 
 
 def norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
