@@ -140,7 +140,12 @@ def _ranks(config: object) -> Iterator[None]:
 
 
 def _say(text: str, code: int) -> int:
+    from ownship.learn import distributed
+
     print(f"ownship: {text}", file=sys.stderr)
+    if distributed.several():  # torch's threads that still wait for other processes would turn an ordinary end into SIGABRT
+        sys.stderr.flush()
+        os._exit(code)
     return code
 
 
