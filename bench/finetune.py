@@ -1,6 +1,7 @@
 """The workloads `sft` and `rl` of train.py: the default model, beside `transformers.Trainer` and TRL's `GRPOTrainer`.
 
-Both in bf16; where the processor multiplies no bf16, they run in float32, which is then several times faster for them."""
+Both in bf16; where the processor multiplies no bf16, they run in float32, which is then several times faster for them (`theirs_bf16`
+says otherwise)."""
 
 from __future__ import annotations
 
@@ -29,7 +30,6 @@ from ownship.learn.learner import Learner, Optim
 from ownship.learn.loss import PolicyGradient, imitation
 from ownship.learn.sample import Sample
 from ownship.model import checkpoint, zoo
-from ownship.model.ops import widens
 
 LR = 1e-6
 ENV = "sums:low=4,high=7"
@@ -76,7 +76,7 @@ def exported(folder: str) -> tuple[Any, Any]:
             AutoTokenizer.from_pretrained(Path(folder) / "model"))
 
 
-def measure_sft(rounds: int, batch: int = 32, longest: int = 256) -> dict[str, Any]:
+def measure_sft(rounds: int, theirs_bf16: bool, batch: int = 32, longest: int = 256) -> dict[str, Any]:
     """Trained tokens per second, padding not counted: there float32 weights and products in bf16, here bf16 and float32 masters."""
     model, tokenizer = checkpoint.load(zoo.resolve(zoo.DEFAULT), torch.bfloat16)
     texts = examples(batch * (rounds + 1), longest, tokenizer.encode)
@@ -99,7 +99,7 @@ def measure_sft(rounds: int, batch: int = 32, longest: int = 256) -> dict[str, A
             return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask), "labels": torch.tensor(labels)}
 
         arguments = TrainingArguments(
-            output_dir=folder, use_cpu=True, bf16=not widens(), per_device_train_batch_size=batch // 4,
+            output_dir=folder, use_cpu=True, bf16=theirs_bf16, per_device_train_batch_size=batch // 4,
             gradient_accumulation_steps=4, max_steps=rounds + 1, learning_rate=LR, report_to=[], save_strategy="no",
             logging_strategy="no", disable_tqdm=True, dataloader_pin_memory=False, train_sampling_strategy="sequential")
         Trainer(model=peer, args=arguments, data_collator=collate, callbacks=[turns],
@@ -110,7 +110,7 @@ def measure_sft(rounds: int, batch: int = 32, longest: int = 256) -> dict[str, A
     return summary(rates, "tokens_per_second", {"batch": batch, "tokens": sum(counts)})
 
 
-def measure_rl(rounds: int, prompts: int = 8, group: int = 8, longest: int = 48) -> dict[str, Any]:
+def measure_rl(rounds: int, theirs_bf16: bool, prompts: int = 8, group: int = 8, longest: int = 48) -> dict[str, Any]:
     """Completions per second of a whole step: sampled, scored at random (so that no group is flat), and learnt from."""
     model, tokenizer = checkpoint.load(zoo.resolve(zoo.DEFAULT), torch.bfloat16)
     env, draw = make(ENV), random.Random(0)
@@ -141,7 +141,7 @@ def measure_rl(rounds: int, prompts: int = 8, group: int = 8, longest: int = 48)
             return [draw.random() for _ in completion_ids]
 
         arguments = GRPOConfig(
-            output_dir=folder, use_cpu=True, bf16=not widens(), per_device_train_batch_size=prompts * group, num_generations=group,
+            output_dir=folder, use_cpu=True, bf16=theirs_bf16, per_device_train_batch_size=prompts * group, num_generations=group,
             max_completion_length=longest, temperature=1.0, beta=0.0, max_steps=rounds + 1, learning_rate=LR, report_to=[],
             save_strategy="no", logging_strategy="no", disable_tqdm=True, dataloader_pin_memory=False, gradient_checkpointing=False)
         GRPOTrainer(model=peer, reward_funcs=reward, args=arguments, callbacks=[turns], processing_class=pieces,

@@ -6,7 +6,7 @@
 pretrain: tokens per second and model FLOPs (as a share of the matrix-product rate that this machine reaches in the same run)
 of one update of a fresh network, against a plain loop around `transformers`' network of the same sizes: equal documents, equal
 update sizes, AdamW on float32 weights. Theirs runs the products in bf16 (`torch.autocast`), or in float32 where the processor
-multiplies no bf16, on rows of `context` tokens cut from the documents laid end to end, which is what such loops do: no borders
+multiplies no bf16 (or `--theirs` says so), on rows of `context` tokens cut from the documents laid end to end, which is what such loops do: no borders
 in attention, nothing padded.
 sft, rl: finetune.py. memory: the most that `ownship rl` takes, all weights trained and with LoRA, in processes of their own.
 Writes runs/bench/train.json.
@@ -61,7 +61,7 @@ def ours(model: Llama, pieces: list[list[int]], kind: str, micro_tokens: int) ->
     return lambda: learner.update([predicted(piece) for piece in pieces], imitation)["loss"]
 
 
-def theirs(model: Llama, rows: torch.Tensor, micro_tokens: int) -> Update:
+def theirs(model: Llama, rows: torch.Tensor, micro_tokens: int, bf16: bool) -> Update:
     """The plain loop: rows [B, context] in micro-batches, `transformers`' network and loss, torch's AdamW."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -79,7 +79,7 @@ def theirs(model: Llama, rows: torch.Tensor, micro_tokens: int) -> Update:
         total = 0.0
         adam.zero_grad()
         for part in parts:
-            with torch.autocast("cpu", torch.bfloat16, enabled=not widens()):
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 loss = peer(input_ids=part, labels=part).loss * len(part) / len(rows)
             loss.backward()
             total += float(loss.detach())
@@ -90,7 +90,7 @@ def theirs(model: Llama, rows: torch.Tensor, micro_tokens: int) -> Update:
     return update
 
 
-def measure_pretrain(depth: int, rounds: int, tokens: int, micro_tokens: int, peak: float) -> dict[str, Any]:
+def measure_pretrain(depth: int, rounds: int, tokens: int, micro_tokens: int, peak: float, bf16: bool) -> dict[str, Any]:
     config = pretrain.Pretrain(depth=depth, batch=tokens)
     dial = pretrain.sizes(config)
     corpus = Corpus([pretrain.standard_library()], suffix=".py")
@@ -102,7 +102,7 @@ def measure_pretrain(depth: int, rounds: int, tokens: int, micro_tokens: int, pe
     rows = torch.tensor(stream[: len(stream) // dial.context * dial.context]).view(-1, dial.context)
     model = pretrain.network(config, dial, tokenizer)
     updates: dict[str, tuple[Update, int]] = {
-        "transformers, AdamW": (theirs(model, rows, micro_tokens), rows.numel())}
+        "transformers, AdamW": (theirs(model, rows, micro_tokens, bf16), rows.numel())}
     for kind in ("adamw", "muon"):
         own = pretrain.network(config, dial, tokenizer).bfloat16()
         updates[f"ownship, {kind}"] = (ours(own, pieces, kind, micro_tokens), tokens)
@@ -163,22 +163,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--micro-tokens", type=int, default=4096)
+    parser.add_argument("--theirs", choices=["bfloat16", "float32"], default="float32" if widens() else "bfloat16",
+                        help="what the others multiply in; by default what is faster for them on this processor")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/train.json"))
     options = parser.parse_args()
     rates = roofline.measure()
     print(json.dumps(rates), flush=True)
     found: dict[str, Any] = {"roofline": rates, "threads": torch.get_num_threads()}
+    bf16 = options.theirs == "bfloat16"
     for name in options.workloads:
         if name == "pretrain":
             peak = max(rates["bfloat16_gflops"], rates["float32_gflops"])
-            found[name] = [measure_pretrain(depth, options.rounds, options.tokens, options.micro_tokens, peak)
+            found[name] = [measure_pretrain(depth, options.rounds, options.tokens, options.micro_tokens, peak, bf16)
                            for depth in options.depth]
         elif name == "memory":
             found[name] = measure_memory()
         else:
             import finetune  # takes seconds
 
-            found[name] = {"sft": finetune.measure_sft, "rl": finetune.measure_rl}[name](options.rounds)
+            found[name] = {"sft": finetune.measure_sft, "rl": finetune.measure_rl}[name](options.rounds, bf16)
         print(json.dumps({name: found[name]}, indent=2), flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(found, indent=2) + "\n")
