@@ -1,7 +1,7 @@
 """The workloads `sft` and `rl` of train.py: the default model, beside `transformers.Trainer` and TRL's `GRPOTrainer`.
 
-Both in bf16; where the processor multiplies no bf16, they run in float32, which is then several times faster for them (`theirs_bf16`
-says otherwise)."""
+Both in bf16; where the processor multiplies no bf16, they run in float32, which is then several times faster for them
+(`theirs_bf16` says otherwise)."""
 
 from __future__ import annotations
 

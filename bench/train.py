@@ -6,8 +6,8 @@
 pretrain: tokens per second and model FLOPs (as a share of the matrix-product rate that this machine reaches in the same run)
 of one update of a fresh network, against a plain loop around `transformers`' network of the same sizes: equal documents, equal
 update sizes, AdamW on float32 weights. Theirs runs the products in bf16 (`torch.autocast`), or in float32 where the processor
-multiplies no bf16 (or `--theirs` says so), on rows of `context` tokens cut from the documents laid end to end, which is what such loops do: no borders
-in attention, nothing padded.
+multiplies no bf16 (unless `--theirs bfloat16`), on rows of `context` tokens cut from the documents laid end to end, which is what
+such loops do: no borders in attention, nothing padded.
 sft, rl: finetune.py. memory: the most that `ownship rl` takes, all weights trained and with LoRA, in processes of their own.
 Writes runs/bench/train.json.
 """
