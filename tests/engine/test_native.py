@@ -134,6 +134,15 @@ def test_a_row_is_the_same_bit_for_bit_in_any_company(shape: tuple[int, ...], pr
         assert torch.equal(together[row], alone[0])
 
 
+@pytest.mark.parametrize("precision", FORMATS)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_weight_that_is_no_number_is_not_hidden(precision: str, value: float) -> None:
+    model = network(SHAPES[0])
+    with torch.no_grad():
+        model.layers[1].mlp.down_proj.weight[3, 40] = value  # type: ignore[union-attr, index, operator]
+    assert not NativeForward(model, CACHE, precision)([Chunk(ids(model, 5), 0, blocks(0), 5)]).isfinite().any()
+
+
 def test_long_context() -> None:
     model = network(SHAPES[0])
     tokens = ids(model, 690)

@@ -89,20 +89,21 @@ class Pass {  // T: what the cache holds
     float* x(int m) { return (float*)(memory + at.x) + size_t(m) * at.ld; }
     float* qkv(int m) { return (float*)(memory + at.qkv) + size_t(m) * at.ld_qkv; }
     Rows rows(const Layout::Inputs& to) {
-        return {memory + (format >= INT8 || (AMX && format == BF16) ? to.narrow : to.staged), (float*)(memory + to.scales), to.ld};
+        return {memory + (whole_numbers(format) || (AMX && format == BF16) ? to.narrow : to.staged), (float*)(memory + to.scales), to.ld};
     }
 
-    // 16 inputs of the next product; in int8 and int4 they wait in float32 until quantise()
+    // 16 inputs of the next product; whole numbers wait in float32 until quantise()
     void stage(const Layout::Inputs& to, int m, int column, v16 y) {
         if (AMX && format == BF16) store((uint16_t*)(memory + to.narrow) + size_t(m) * to.ld + column, narrow(y));
         else store((float*)(memory + to.staged) + size_t(m) * to.ld + column, format == BF16 ? widen(narrow(y)) : y);
     }
 
-    void quantise(Format format, const Layout::Inputs& to, int m, int M, int width) {  // row m of M, of so many inputs
+    // Row m of M, of so many inputs. One that is not finite makes its scale NaN, and so the results.
+    void quantise(Format format, const Layout::Inputs& to, int m, int M, int width) {
         float* y = (float*)(memory + to.staged) + size_t(m) * to.ld;
-        std::fill(y + width, y + up(width, GROUP), 0.f);
-        if (format == INT8) quantise_finely(to, y, m, M, width);
-        else if (format == INT4) quantise_coarsely(to, y, m, width);
+        if (whole_numbers(format)) std::fill(y + width, y + up(width, GROUP), 0.f);
+        if (format == INT4) quantise_coarsely(to, y, m, width);
+        else if (whole_numbers(format)) quantise_finely(to, y, m, M, width, format == INT8 ? 127 * 256 + 127 : MOST);
     }
 
     void quantise_coarsely(const Layout::Inputs& to, const float* y, int m, int width) {  // to 8 bits, one scale for 32
@@ -114,22 +115,21 @@ class Pass {  // T: what the cache holds
             const i16v low = nearest(first * inverse), high = nearest(second * inverse);
             store(out, bytes(low));
             store(out + 16, bytes(high));
-            scales[2 * g] = most / 127;
+            scales[2 * g] = most / 127 + sum(first * 0.f + second * 0.f);
             scales[2 * g + 1] = most / 127 * sum(floats(low + high));  // of whole numbers: exact
         }
     }
 
-    void quantise_finely(const Layout::Inputs& to, const float* y, int m, [[maybe_unused]] int M, int width) {
+    void quantise_finely(const Layout::Inputs& to, const float* y, int m, [[maybe_unused]] int M, int width, float limit) {
         // to 16 bits, one scale for 64
         int16_t* out = (int16_t*)(memory + to.narrow) + size_t(m) * to.ld;
         [[maybe_unused]] int8_t* high = (int8_t*)(memory + to.narrow) + (size_t(m / 8) * 16 + m % 8) * to.ld;  // Rows: with AMX
         float* scales = (float*)(memory + to.scales) + size_t(m) * (to.ld / GROUP);
         for (int g = 0; g < up(width, GROUP) / GROUP; g++) {
-            v16 top{};
-            for (int i = 0; i < GROUP; i += 16) { v16 v = load<v16>(y + g * GROUP + i); top = max(top, max(v, -v)); }
-            constexpr float LIMIT = 127 * 256 + 127;
-            float most = largest(top), inverse = most > 0 ? LIMIT / most : 0;
-            scales[g] = most / LIMIT;
+            v16 top{}, odd{};
+            for (int i = 0; i < GROUP; i += 16) { v16 v = load<v16>(y + g * GROUP + i); top = max(top, max(v, -v)); odd += v * 0.f; }
+            float most = largest(top), inverse = most > 0 ? limit / most : 0;
+            scales[g] = most / limit + sum(odd);
             for (int i = g * GROUP; i < (g + 1) * GROUP; i += 16) {
                 i16v q = nearest(load<v16>(y + i) * inverse);
 #if WITH_AMX
@@ -148,7 +148,7 @@ class Pass {  // T: what the cache holds
     // All that is staged is there, rounded if the format asks for it.
     void prepared(const Layout::Inputs& to, int width, int thread) {
         barrier.wait();
-        if (format < INT8) return;
+        if (!whole_numbers(format)) return;
         for (int m = thread; m < step.tokens; m += net.threads) quantise(format, to, m, step.tokens, width);
         barrier.wait();
     }
@@ -395,6 +395,10 @@ int ownship_cache_bf16(int format, int size) { return AMX ? format != F32 && siz
 int64_t ownship_memory(const Net* net, int tokens) { return Layout(*net, tokens).total; }
 
 int64_t ownship_packed_bytes(int format, int n, int k) { return int64_t(up(n, UNIT) / UNIT) * unit_bytes(Format(format), k); }
+
+int64_t ownship_packed_scales(int format, int n, int k) {
+    return format != INT4 && whole_numbers(Format(format)) ? int64_t(up(n, UNIT)) * (up(k, GROUP) / GROUP) : 0;
+}
 
 void ownship_pack(int format, int bf16, const void* weights, int n, int k, void* packed, float* scales, int threads) {
     pack(format, bf16, weights, n, k, packed, scales, threads);

@@ -21,7 +21,7 @@ from ownship.model.native.build import Unavailable
 
 SOURCE = Path(__file__).with_name("forward.cpp")
 FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
-_UNIT, _GROUP = 32, 64  # as in vectors.h
+_GROUP = 64  # as in vectors.h
 _APART = 112  # numbers between rows of logits: a power of two apart they would all fall on the same lines of the processor's cache
 
 _pointer, _int = ctypes.c_void_p, ctypes.c_int32
@@ -46,7 +46,8 @@ class _Step(ctypes.Structure):
 def library() -> ctypes.CDLL:
     """The compiled kernels. Raises Unavailable if they cannot be had."""
     found = build.library(SOURCE)
-    found.ownship_memory.restype = found.ownship_packed_bytes.restype = ctypes.c_int64
+    for function in (found.ownship_memory, found.ownship_packed_bytes, found.ownship_packed_scales):
+        function.restype = ctypes.c_int64
     return found
 
 
@@ -137,8 +138,8 @@ class NativeForward:
         if index == len(self._packed):  # the first time: afterwards the same memory is written again
             size = self.library.ownship_packed_bytes(format, n, k)
             data = torch.empty(size + 64, dtype=torch.uint8)
-            groups = -(-n // _UNIT) * -(-k // _GROUP) * _UNIT if format == FORMATS["int8"] else 0
-            self._packed.append((data[-data.data_ptr() % 64 :][:size], torch.empty(groups)))
+            scales = torch.empty(self.library.ownship_packed_scales(format, n, k))
+            self._packed.append((data[-data.data_ptr() % 64 :][:size], scales))
         data, scales = self._packed[index]
         self.library.ownship_pack(format, int(weight.dtype == torch.bfloat16), _pointer(weight.data_ptr()), n, k,
                                   _pointer(data.data_ptr()), _pointer(scales.data_ptr()), self.threads)

@@ -44,22 +44,24 @@ struct Fine {  // int4: 32 inputs of a unit
 
 struct Matrix {  // packed: units of 32 columns; see pack()
     const void* data;
-    const float* scales;  // int8: [units][k / 64][32]
+    const float* scales;  // int8 and fixed point: [units][k / 64][32]
     int32_t n, k;  // outputs, inputs
 };
 
 constexpr int BYTES = 3;  // rows from which AMX multiplies int8 weights faster than vectors do
 
-struct Rows {  // the left side of a product: [M (padded to 32)][ld] in float32, bf16, for int4 weights 8 bits, or for int8 weights 16 bits
+struct Rows {  // the left side of a product: [M (padded to 32)][ld] in float32, bf16, for int4 weights 8 bits, for int8 and fixed point 16 bits
     void* data;    // with AMX and at least BYTES rows these as two bytes, high and low: [M / 8][8 rows of high, 8 of low][ld]
-    float* scales;  // int8: [M][ld / 64]; int4: [M][ld / 32][2], with the sums of the inputs in float32
+    float* scales;  // int8 and fixed point: [M][ld / 64]; int4: [M][ld / 32][2], with the sums of the inputs in float32
     int ld;
 };
 
-// F32: [n/32][k][32]. BF16: [n/32][k/32][2 tiles][16 pairs][16 columns][2]. INT8: [n/32][k/2][32 columns][2], with AMX
+constexpr bool whole_numbers(Format format) { return format >= INT8 || (FIXED && format == BF16); }
+
+// F32: [n/32][k][32]. BF16: [n/32][k/32][2 tiles][16 pairs][16 columns][2]. In fixed point and INT8: [n/32][k/2][32 columns][2], with AMX
 // [n/32][k/64][2 tiles][16 fours][16 columns][4]. INT4: [n/32][k/32][Fine].
 static inline size_t unit_bytes(Format format, int k) {
-    return format == F32 ? size_t(k) * UNIT * 4 : format == BF16 ? size_t(up(k, 32)) * UNIT * 2
+    return format == F32 ? size_t(k) * UNIT * 4 : format == BF16 ? size_t(up(k, FIXED ? GROUP : 32)) * UNIT * 2
          : format == INT8 ? size_t(up(k, GROUP)) * UNIT : size_t(up(k, GROUP) / FINE) * sizeof(Fine);
 }
 
@@ -104,7 +106,19 @@ static inline i16v fours(i16v sums, const int8_t* weights, const int16_t* x) {
 }
 #endif
 
-static inline Ints pairs(Ints sums, const int8_t* weights, int32_t pair) {  // sums += two products per column
+template <class V> static inline V in_order(V sums) {  // or the compiler makes more products before it adds them than there are registers
+    asm("" : "+x"(sums));
+    return sums;
+}
+
+static inline Ints pairs(Ints sums, const int16_t* weights, int32_t pair) {  // sums += two products per column
+#if BYTES_OF_A_REGISTER == 32
+    return in_order(sums + (Ints)_mm256_madd_epi16(load<__m256i>(weights), _mm256_set1_epi32(pair)));
+#else
+    return sums;  // there is no fixed point
+#endif
+}
+static inline Ints pairs(Ints sums, const int8_t* weights, int32_t pair) {
 #if defined(__AVX512VNNI__)
     __m512i w = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)weights));
     return (Ints)_mm512_dpwssd_epi32((__m512i)sums, w, _mm512_set1_epi32(pair));
@@ -118,13 +132,13 @@ static inline Ints pairs(Ints sums, const int8_t* weights, int32_t pair) {  // s
     return sums + (Ints)_mm_madd_epi16(_mm_srai_epi16(_mm_unpacklo_epi8(w, w), 8), _mm_set1_epi32(pair));
 #endif
 }
-template <class V> static inline Two<V> pairs(Two<V> sums, const int8_t* weights, int32_t pair) {
+template <class V, class W> static inline Two<V> pairs(Two<V> sums, const W* weights, int32_t pair) {
     return {pairs(sums.low, weights, pair), pairs(sums.high, weights + sizeof(V) / 2, pair)};
 }
 
-template <int R, int V>
-[[gnu::noinline]] static void product_int8(const int16_t* a, const float* scale, int lda, const int8_t* b, const float* w, size_t step,
-                                           int k, int first, Prefetch soon, float* c) {
+template <class W, int R, int V>  // W: weights of 8 or 16 bits
+[[gnu::noinline]] static void product_whole(const int16_t* a, const float* scale, int lda, const W* b, const float* w, size_t step,
+                                            int k, int first, Prefetch soon, float* c) {
     v16 sums[R][V] = {};
     int groups = up(k, GROUP) / GROUP;
     for (int g = 0; g < groups; g++) {
@@ -133,14 +147,15 @@ template <int R, int V>
         for (int u = 0; u < V / 2; u++) ahead(b + u * step + g * 2048 + AHEAD, 2048);
         for (int i = 0; i < GROUP; i += 4)
             for (int v = 0; v < V; v++) for (int m = 0; m < R; m++)
-                exact[m][v] = fours(exact[m][v], b + v / 2 * step + g * 2048 + (first + v % 2) * 1024 + i * 16,
+                exact[m][v] = fours(exact[m][v], (const int8_t*)b + v / 2 * step + g * 2048 + (first + v % 2) * 1024 + i * 16,
                                     a + size_t(m) * lda + g * GROUP + i);
 #else
         for (int i = g * GROUP; i < (g + 1) * GROUP; i += STRIDE) soon.ask(i);
 #pragma GCC unroll 4
         for (int i = g * GROUP; i < (g + 1) * GROUP; i += 2)
             for (int v = 0; v < V; v++) for (int m = 0; m < R; m++)
-                exact[m][v] = pairs(exact[m][v], b + v / 2 * step + i * UNIT + (first + v % 2) * 32, load<int32_t>(a + size_t(m) * lda + i));
+                exact[m][v] = pairs(exact[m][v], b + v / 2 * step + i * UNIT + (first + v % 2) * 32,
+                                    load<int32_t>(a + size_t(m) * lda + i));
 #endif
         for (int v = 0; v < V; v++) {
             v16 width = load<v16>(w + (size_t(v / 2) * groups + g) * UNIT + (first + v % 2) * 16);
@@ -165,10 +180,6 @@ static inline Ints whole(Fours x) {
 #endif
 }
 #endif
-template <class V> static inline V in_order(V sums) {  // or the compiler makes more products before it adds them than there are registers
-    asm("" : "+x"(sums));
-    return sums;
-}
 static inline Fours fours(Fours sums, Words weights, int32_t x) {
 #if defined(__AVX512VNNI__)
     return (Fours)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)weights, _mm512_set1_epi32(x));
@@ -251,7 +262,7 @@ static void add_exact(const int32_t* exact, int rows, v16 width, const float* sc
     }
 }
 
-// c [M][32], M at most 64; the same to the last bit as product_int8. Work is a list of steps of four tiles: two groups for the same
+// c [M][32], M at most 64; the same to the last bit as product_whole. Work is a list of steps of four tiles: two groups for the same
 // eight rows, or one group for sixteen rows.
 static void product_amx_int8(const int8_t* a, const float* scale, int lda, const int8_t* b, const float* w, int k, int M, float* c) {
     alignas(64) int32_t exact[4][256];
@@ -372,11 +383,14 @@ static void multiply(Format format, const Rows& a, int M, const Matrix& w, Share
         for (int first = 0; first < 2; first += V, soon.at += soon.lines * (w.k / STRIDE) * 64)
             if (format == F32)
                 product_f32<R, V>((const float*)a.data + size_t(m0) * a.ld, a.ld, (const float*)b, bytes / 4, w.k, first, soon, c);
+            else if (FIXED && format == BF16)
+                product_whole<int16_t, R, V>((const int16_t*)a.data + size_t(m0) * a.ld, a.scales + size_t(m0) * (a.ld / GROUP), a.ld,
+                                             (const int16_t*)b, w.scales + size_t(u) * groups * UNIT, bytes / 2, w.k, first, soon, c);
             else if (format == BF16)
                 product_bf16<R, V>((const float*)a.data + size_t(m0) * a.ld, a.ld, (const uint16_t*)b, bytes / 2, w.k, first, soon, c);
             else if (format == INT8)
-                product_int8<R, V>((const int16_t*)a.data + size_t(m0) * a.ld, a.scales + size_t(m0) * (a.ld / GROUP), a.ld,
-                                   (const int8_t*)b, w.scales + size_t(u) * groups * UNIT, bytes, w.k, first, soon, c);
+                product_whole<int8_t, R, V>((const int16_t*)a.data + size_t(m0) * a.ld, a.scales + size_t(m0) * (a.ld / GROUP), a.ld,
+                                            (const int8_t*)b, w.scales + size_t(u) * groups * UNIT, bytes, w.k, first, soon, c);
             else
                 product_int4<R, V>((const int8_t*)a.data + size_t(m0) * a.ld, a.scales + size_t(m0) * (a.ld / FINE) * 2, a.ld,
                                    (const Fine*)b, w.k, first, soon, c);
@@ -412,7 +426,13 @@ static void multiply(Format format, const Rows& a, int M, const Matrix& w, Share
     }
 }
 
-// weights [n][k] in float32 or bf16 → the packed form; int8 also fills scales [units][k / 64][32]
+static float odd(const float* x, int n) {  // 0, or NaN if one of them is not finite
+    float sum = 0;
+    for (int i = 0; i < n; i++) sum += x[i] * 0.f;
+    return sum;
+}
+
+// weights [n][k] in float32 or bf16 → the packed form; for int8 and in fixed point also the scales [units][k / 64][32]
 static void pack(int format, int bf16, const void* weights, int n, int k, void* packed, float* scales, int threads) {
     size_t bytes = unit_bytes(Format(format), k);
     int groups = up(k, GROUP) / GROUP;
@@ -431,7 +451,7 @@ static void pack(int format, int bf16, const void* weights, int n, int k, void* 
             if (format == F32)
                 for (int i = 0; i < width; i++) for (int column = 0; column < UNIT; column++)
                     ((float*)out)[size_t(first + i) * UNIT + column] = part[column][i];
-            else if (format == BF16)
+            else if (!FIXED && format == BF16)
                 for (int i = 0; i < std::min(GROUP, up(k, 32) - first); i += 2) for (int column = 0; column < UNIT; column++) {
                     uint16_t* pair = (uint16_t*)out + (first + i) / 32 * 1024 + column / 16 * 512 + i % 32 / 2 * 32 + column % 16 * 2;
                     put(pair, part[column][i]);
@@ -444,7 +464,7 @@ static void pack(int format, int bf16, const void* weights, int n, int k, void* 
                     const float range = *most - *least, inverse = range > 0 ? 15 / range : 0;
                     Fine& to = ((Fine*)out)[g * 2 + half];
                     to.scale[column] = range / 15;
-                    to.least[column] = *least;
+                    to.least[column] = *least + odd(from, FINE);
                     for (int i = 0; i < FINE; i++) {
                         const int q = int(__builtin_rintf((from[i] - *least) * inverse));
                         uint8_t& byte = to.weights[i / 8][column][i % 4];
@@ -453,11 +473,15 @@ static void pack(int format, int bf16, const void* weights, int n, int k, void* 
                 }
             else
                 for (int column = 0; column < UNIT; column++) {
+                    const float limit = format == BF16 ? MOST : 127;
                     float most = 0;
                     for (float w : part[column]) most = std::max(most, std::fabs(w));
-                    scales[(size_t(unit) * groups + g) * UNIT + column] = most / 127;
-                    float inverse = most > 0 ? 127 / most : 0;
-                    for (int i = 0; i < GROUP; i++)
+                    scales[(size_t(unit) * groups + g) * UNIT + column] = most / limit + odd(part[column], GROUP);
+                    float inverse = most > 0 ? limit / most : 0;
+                    if (format == BF16)
+                        for (int i = 0; i < GROUP; i++)
+                            ((int16_t*)out)[(first + i) / 2 * 64 + column * 2 + i % 2] = int16_t(__builtin_rintf(part[column][i] * inverse));
+                    else for (int i = 0; i < GROUP; i++)
                         ((int8_t*)out)[AMX ? g * 2048 + column / 16 * 1024 + i / 4 * 64 + column % 16 * 4 + i % 4
                                            : (first + i) / 2 * 64 + column * 2 + i % 2] = int8_t(__builtin_rintf(part[column][i] * inverse));
                 }

@@ -1,7 +1,4 @@
-// Products of large matrices on processors that multiply 16-bit integers twice as fast as float32, and bf16 not at all (AVX2 without
-// AVX-512): in fixed point, with one scale for 64 numbers along the summed dimension ("block floating point", Drumond et al. 2018,
-// arXiv:1804.01526). A number is rounded to 1/5792 of its block's largest, where bf16 rounds to 1/256 of itself; products and
-// the sums of 64 are exact, sums of these in float32.
+// Products of large matrices in fixed point (FIXED in vectors.h): those of 64 numbers are summed exactly, sums of these in float32.
 #pragma once
 #include "vectors.h"
 #include <algorithm>
@@ -10,8 +7,7 @@
 #if BYTES_OF_A_REGISTER == 32
 #define WITH_FIXED 1
 
-constexpr int BLOCK = 64;      // numbers with one scale
-constexpr float MOST = 5792;   // the largest of them: 64 of its squares fit into 31 bits
+constexpr int BLOCK = GROUP;   // numbers with one scale
 constexpr int LEFT = 6, RIGHT = 16;  // rows and columns of a tile
 
 struct Given {  // [rows][K] in float32 or bf16; one of the strides is 1

@@ -62,9 +62,15 @@ constexpr bool AMX = WITH_AMX;
 enum Format { F32 = 0, BF16 = 1, INT8 = 2, INT4 = 3 };
 
 constexpr int UNIT = 32;   // columns of a product that one piece of work computes
-constexpr int GROUP = 64;  // weights that share a scale in int8
+constexpr int GROUP = 64;  // weights that share a scale in int8, and in fixed point
 constexpr int FINE = 32;   // weights, and inputs, that do in int4
 constexpr int SLOTS = 16;  // tokens in a block of the cache
+
+// AVX2 without AVX-512 multiplies 16-bit integers twice as fast as float32, and bf16 not at all: there products of bf16 are made in fixed
+// point, with one scale for 64 numbers along the summed dimension ("block floating point", Drumond et al. 2018, arXiv:1804.01526).
+// A number is rounded to 1/5792 of its block's largest, where bf16 rounds to 1/256 of itself; 64 products fit into 31 bits.
+constexpr bool FIXED = BYTES_OF_A_REGISTER == 32;
+constexpr float MOST = 5792;
 
 template <class T> static inline T load(const void* p) {
     if constexpr (HALVED<T>) {
