@@ -52,9 +52,9 @@ def is_rounded() -> bool:
 
 @cache
 def widens(device: str = "cpu") -> bool:
-    """Whether products of bf16 tensors on this type of device are made of float32 copies: an x86 processor without AVX-512 has
-    nothing that multiplies bf16, and torch's own product is four to thirty times slower there than the one in float32
-    (docs/log.md)."""
+    """Whether products of bf16 tensors on this type of device are made otherwise: an x86 processor without AVX-512 has nothing that
+    multiplies bf16, and torch's own product is four to thirty times slower there than the one in float32 (docs/log.md). They are
+    made in fixed point (native/fixed.h), small ones and those without a compiler of float32 copies."""
     return device == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
