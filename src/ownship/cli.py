@@ -64,7 +64,7 @@ class Chat:
     max_tokens: int = 512
     """Longest reply."""
     precision: Precision = "bfloat16"
-    """Of the weights: int8 answers twice as fast, a little less exactly; int4, for files that have 4 bits already, faster still."""
+    """Of the weights: int8 answers twice as fast, a little less exactly; int4, for .gguf files with 4 bits only, faster still."""
 
 
 @dataclass(frozen=True)

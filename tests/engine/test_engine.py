@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from scipy.stats import chi2
 
 from ownship.engine import scheduler
-from ownship.engine.engine import Engine
+from ownship.engine.engine import Engine, serving
 from ownship.engine.forward import Chunk, Pool
 from ownship.engine.request import Completion, Request, Sampling
 from ownship.errors import UserError
@@ -593,3 +594,10 @@ def test_weights_must_not_change_under_requests(small: Llama, pieces: Tokenizer)
         engine.weights_changed()
     engine.cancel(ids[1])
     engine.weights_changed()
+
+
+def test_int4_is_refused_for_what_may_have_been_trained_from_4_bits(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"int4 is for \.gguf files"):
+        serving(tmp_path, "int4")
+    with pytest.raises(UserError, match="missing"):
+        serving(tmp_path / "missing.gguf", "int4")

@@ -264,7 +264,10 @@ class Engine:
 
 
 def serving(path: Path, precision: str = "bfloat16", **options: Any) -> Engine:
-    """An engine that only serves the model in `path`. Raises UserError as `checkpoint.load` does."""
+    """An engine that only serves the model in `path`. Raises UserError as `checkpoint.load` does, and for int4 of what is no GGUF
+    file: what a model has learnt since it had 4 bits is less than half a step, and rounding would undo it without a word."""
+    if precision == "int4" and path.suffix != ".gguf":
+        raise UserError(f"precision int4 is for .gguf files that have 4 bits already; {path} would lose what it learnt since")
     dtype = torch.float32 if precision == "float32" else torch.bfloat16  # the others are made from bfloat16
     return Engine(*checkpoint.load(path, dtype), precision=precision, frozen=True, **options)
 

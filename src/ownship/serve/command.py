@@ -44,8 +44,8 @@ class Serve:
     max_waiting: int = 256
     """Requests that may queue for MODEL; more are told to come back (429)."""
     precision: Literal["float32", "bfloat16", "int8", "int4"] = "bfloat16"
-    """Of the local engine's weights: int8 answers a single client twice as fast, a little less exactly; int4 is for files that
-    have 4 bits already: faster still."""
+    """Of the local engine's weights: int8 answers a single client twice as fast, a little less exactly; int4, for .gguf files
+    with 4 bits only, faster still."""
     cache_mb: int = 2048
     """Bound of the local engine's key/value cache."""
     store: Annotated[str, arg(metavar="URL")] = ""
