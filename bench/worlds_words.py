@@ -17,9 +17,10 @@ import statistics
 import time
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from ownship.engine.engine import serving
+from ownship.engine.request import Precision
 from ownship.envs.env import Task, tasks
 from ownship.model import zoo
 from ownship.surfaces.worlds import gltf, lines
@@ -53,7 +54,7 @@ def grouped(seed: int) -> tuple[str, Spec]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--precision", default="int8", choices=("float32", "bfloat16", "int8", "int4"))
+    parser.add_argument("--precision", default="int8", choices=get_args(Precision))
     parser.add_argument("--sentences", type=int, default=20)
     parser.add_argument("--in-groups", action="store_true")
     parser.add_argument("--out", type=Path)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from ownship.engine.request import Precision
 from ownship.errors import UserError
 from ownship.recipes.demo import Demo
 from ownship.recipes.dpo import DPO
@@ -29,7 +30,6 @@ from ownship.studio.command import Studio
 from ownship.surfaces.worlds.command import World
 from ownship.surfaces.worlds.recipe import WorldTrain
 
-Precision = Literal["float32", "bfloat16", "int8", "int4"]
 Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 
 
@@ -100,7 +100,18 @@ class Envs:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one verb; returns the exit code: 0 done, 2 the user can mend it, 130 interrupted."""
+    """Runs one verb; returns the exit code: 0 done, 2 the user can mend it, 130 interrupted. One of several processes ends here."""
+    from ownship.learn import distributed
+
+    code = _verb(arguments)
+    if distributed.joined():  # torch's threads for the other processes would sometimes turn an ordinary end into SIGABRT
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _verb(arguments: list[str] | None) -> int:
     verbs: dict[str, Callable[..., Any]] = {
         "demo": Demo, "tokenizer": TrainTokenizer, "pretrain": Pretrain, "sft": SFT, "dpo": DPO, "rl": RL, "eval": Eval,
         "chat": Chat, "serve": Serve, "studio": Studio, "world": World, "world-train": WorldTrain, "keys": Keys, "usage": Usage,
@@ -140,12 +151,7 @@ def _ranks(config: object) -> Iterator[None]:
 
 
 def _say(text: str, code: int) -> int:
-    from ownship.learn import distributed
-
     print(f"ownship: {text}", file=sys.stderr)
-    if distributed.several():  # torch's threads that still wait for other processes would turn an ordinary end into SIGABRT
-        sys.stderr.flush()
-        os._exit(code)
     return code
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ownship.engine.grammar import Grammar
     from ownship.engine.sampling import Scored
 
+Precision = Literal["float32", "bfloat16", "int8", "int4"]  # of an engine's weights
 Finish = Literal["stop", "length", "cancelled", "failed"]  # failed: the grammar's machine gave up
 
 

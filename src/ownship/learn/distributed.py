@@ -26,6 +26,7 @@ B = TypeVar("B")
 
 _SLOW = timedelta(days=1)  # a rank that only takes long must not end a run; one that died is noticed by its closed connection
 _rank, _size = 0, 1
+_joined = False
 
 
 @contextmanager
@@ -34,7 +35,7 @@ def session() -> Iterator[None]:
 
     If any fails, all end, and one of them says why: the error is raised in the one that failed first.
     """
-    global _rank, _size
+    global _rank, _size, _joined
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
@@ -49,6 +50,7 @@ def session() -> Iterator[None]:
     store, _rank, _size = next(rendezvous("env://"))
     backends = "gloo" if place.type == "cpu" else f"cpu:gloo,{place.type}:{dist.get_default_backend_for_device(place)}"
     dist.init_process_group(backends, store=store, rank=_rank, world_size=_size, timeout=_SLOW)
+    _joined = True
     with ExitStack() as stack:
         if _rank:
             silent = stack.enter_context(open(os.devnull, "w"))
@@ -90,6 +92,11 @@ def device() -> torch.device:
 
 def several() -> bool:
     return _size > 1
+
+
+def joined() -> bool:
+    """Whether this process is or was one of several."""
+    return _joined
 
 
 def first() -> bool:

@@ -78,7 +78,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x [N, K] times a weight [O, K] → [N, O], rounded to the weight's dtype."""
     x = x.to(weight.dtype)
     if _slow(weight):
-        return _WideLinear.apply(x, weight).to(weight.dtype)  # type: ignore[no-untyped-call]
+        return _Linear.apply(x, weight, False)  # type: ignore[no-untyped-call]
     return F.linear(x, weight)
 
 
@@ -151,18 +151,19 @@ class _Rotate(torch.autograd.Function):
         return training.rotate(grads[0].contiguous(), cos, sin, back=True), None, None
 
 
-class _WideLinear(torch.autograd.Function):
+class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, wide: bool) -> Tensor:
         x = x.to(weight.dtype)
         ctx.save_for_backward(x, weight)
-        return wide_product(x, weight.T)
+        return (wide_product if wide else product)(x, weight.T)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         grad = operand(grads[0], weight)
-        return product(grad, weight) if ctx.needs_input_grad[0] else None, product(grad.T, x) if ctx.needs_input_grad[1] else None
+        return (product(grad, weight) if ctx.needs_input_grad[0] else None,
+                product(grad.T, x) if ctx.needs_input_grad[1] else None, None)
 
 
 def wide_linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -170,7 +171,7 @@ def wide_linear(x: Tensor, weight: Tensor) -> Tensor:
     have no such product, and inside `rounded`, the plain one."""
     if weight.dtype == torch.float32 or weight.device.type != "cpu" or _rounded:
         return linear(x, weight)
-    return _WideLinear.apply(x, weight)  # type: ignore[no-untyped-call]
+    return _Linear.apply(x, weight, True)  # type: ignore[no-untyped-call]
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -13,10 +13,11 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
+from ownship.engine.request import Precision
 from ownship.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Serve:
     """What clients call MODEL; by default its own name."""
     max_waiting: int = 256
     """Requests that may queue for MODEL; more are told to come back (429)."""
-    precision: Literal["float32", "bfloat16", "int8", "int4"] = "bfloat16"
+    precision: Precision = "bfloat16"
     """Of the local engine's weights: int8 answers a single client twice as fast, a little less exactly; int4, for .gguf files
     with 4 bits only, faster still."""
     cache_mb: int = 2048

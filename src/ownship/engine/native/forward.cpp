@@ -110,13 +110,13 @@ class Pass {  // T: what the cache holds
         int8_t* out = (int8_t*)(memory + to.narrow) + size_t(m) * to.ld;
         float* scales = (float*)(memory + to.scales) + size_t(m) * (to.ld / FINE) * 2;
         for (int g = 0; g < up(width, GROUP) / FINE; g++, y += FINE, out += FINE) {
-            const v16 first = load<v16>(y), second = load<v16>(y + 16);
-            const float most = largest(max(max(first, -first), max(second, -second))), inverse = most > 0 ? 127 / most : 0;
-            const i16v low = nearest(first * inverse), high = nearest(second * inverse);
+            const v16 parts[2] = {load<v16>(y), load<v16>(y + 16)};
+            const auto [scale, inverse] = scale_of(parts, 2, 127);
+            const i16v low = nearest(parts[0] * inverse), high = nearest(parts[1] * inverse);
             store(out, bytes(low));
             store(out + 16, bytes(high));
-            scales[2 * g] = most / 127 + sum(first * 0.f + second * 0.f);
-            scales[2 * g + 1] = most / 127 * sum(floats(low + high));  // of whole numbers: exact
+            scales[2 * g] = scale;
+            scales[2 * g + 1] = scale * sum(floats(low + high));  // of whole numbers: exact
         }
     }
 
@@ -126,12 +126,12 @@ class Pass {  // T: what the cache holds
         [[maybe_unused]] int8_t* high = (int8_t*)(memory + to.narrow) + (size_t(m / 8) * 16 + m % 8) * to.ld;  // Rows: with AMX
         float* scales = (float*)(memory + to.scales) + size_t(m) * (to.ld / GROUP);
         for (int g = 0; g < up(width, GROUP) / GROUP; g++) {
-            v16 top{}, odd{};
-            for (int i = 0; i < GROUP; i += 16) { v16 v = load<v16>(y + g * GROUP + i); top = max(top, max(v, -v)); odd += v * 0.f; }
-            float most = largest(top), inverse = most > 0 ? limit / most : 0;
-            scales[g] = most / limit + sum(odd);
+            v16 parts[GROUP / 16];
+            for (int i = 0; i < GROUP / 16; i++) parts[i] = load<v16>(y + g * GROUP + 16 * i);
+            const auto [scale, inverse] = scale_of(parts, GROUP / 16, limit);
+            scales[g] = scale;
             for (int i = g * GROUP; i < (g + 1) * GROUP; i += 16) {
-                i16v q = nearest(load<v16>(y + i) * inverse);
+                i16v q = nearest(parts[i % GROUP / 16] * inverse);
 #if WITH_AMX
                 if (M >= BYTES) {
                     i16v top = (q + 128) >> 8;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -14,13 +14,14 @@ from torch import Tensor
 
 from ownship import machine
 from ownship.engine.forward import SLOTS, Chunk, Pool, wanted_places
+from ownship.engine.request import Precision
 from ownship.engine.sampling import Draw
 from ownship.model.llama import Llama
 from ownship.model.native import build
 from ownship.model.native.build import Unavailable
 
 SOURCE = Path(__file__).with_name("forward.cpp")
-FORMATS = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
+FORMATS = {name: number for number, name in enumerate(get_args(Precision))}  # as in vectors.h
 _GROUP = 64  # as in vectors.h
 _APART = 112  # numbers between rows of logits: a power of two apart they would all fall on the same lines of the processor's cache
 

@@ -106,11 +106,6 @@ static inline i16v fours(i16v sums, const int8_t* weights, const int16_t* x) {
 }
 #endif
 
-template <class V> static inline V in_order(V sums) {  // or the compiler makes more products before it adds them than there are registers
-    asm("" : "+x"(sums));
-    return sums;
-}
-
 static inline Ints pairs(Ints sums, const int16_t* weights, int32_t pair) {  // sums += two products per column
 #if BYTES_OF_A_REGISTER == 32
     return in_order(sums + (Ints)_mm256_madd_epi16(load<__m256i>(weights), _mm256_set1_epi32(pair)));

@@ -7,7 +7,6 @@
 #if BYTES_OF_A_REGISTER == 32
 #define WITH_FIXED 1
 
-constexpr int BLOCK = GROUP;   // numbers with one scale
 constexpr int LEFT = 6, RIGHT = 16;  // rows and columns of a tile
 
 struct Given {  // [rows][K] in float32 or bf16; one of the strides is 1
@@ -35,7 +34,7 @@ template <bool SIDE_BY_SIDE> class Fixed {
     std::vector<int32_t> pairs;  // [rows][blocks][32], rows a little apart; or [rows / 16][blocks][32][16]
     std::vector<float> scales;   // [rows][blocks] or [rows / 16][blocks][16]
     int blocks = 0;
-    static constexpr int PAIRS = BLOCK / 2, APART = 16;  // rows a power of two apart would fall on the same lines of the processor's cache
+    static constexpr int PAIRS = GROUP / 2, APART = 16;  // rows a power of two apart would fall on the same lines of the processor's cache
     int32_t* at(int row, int block) {
         return pairs.data() + (SIDE_BY_SIDE ? (size_t(row / 16) * blocks + block) * PAIRS * 16 : size_t(row) * step() + block * PAIRS);
     }
@@ -49,7 +48,7 @@ public:
     const float* scale(int row, int block) const { return const_cast<Fixed*>(this)->scale_at(row, block); }
 
     void make(const Given& x, int K, int threads) {
-        blocks = up(K, BLOCK) / BLOCK;
+        blocks = up(K, GROUP) / GROUP;
         const size_t rows = up(x.rows, 16) + 16;
         if (scales.size() < rows * blocks) scales.resize(rows * blocks);
         if (pairs.size() < rows * step()) pairs.resize(rows * step());
@@ -74,8 +73,8 @@ private:
         for (int first = 0; first < rows; first += 16) {
             const int real = std::clamp(x.rows - first, 0, 16);
             for (int b = 0; b < blocks; b++) {
-                const T* from = data + first * x.row + int64_t(b) * BLOCK * x.step;
-                const int n = std::min(BLOCK, K - b * BLOCK);
+                const T* from = data + first * x.row + int64_t(b) * GROUP * x.step;
+                const int n = std::min(GROUP, K - b * GROUP);
                 alignas(64) int32_t all[16 * PAIRS];
                 if (x.step == 1) {  // numbers of a row lie side by side
                     int32_t* to = SIDE_BY_SIDE ? all : at(first, b);
@@ -98,15 +97,11 @@ private:
     }
 
     template <class T> static float row(const T* from, int n, int32_t* to) {  // [32] pairs, and their scale
-        v16 parts[BLOCK / 16], top{}, odd{};
-        for (int i = 0; i < BLOCK / 16; i++) {
-            parts[i] = sixteen(from + 16 * i, n - 16 * i);
-            top = max(top, max(parts[i], -parts[i]));
-            odd += parts[i] * 0.f;
-        }
-        const float most = largest(top), inverse = most > 0 ? MOST / most : 0;
-        for (int i = 0; i < BLOCK / 16; i++) store(to + 8 * i, shorts(nearest(parts[i] * inverse)));
-        return most * (1 / MOST) + sum(odd);
+        v16 parts[GROUP / 16];
+        for (int i = 0; i < GROUP / 16; i++) parts[i] = sixteen(from + 16 * i, n - 16 * i);
+        const auto [scale, inverse] = scale_of(parts, GROUP / 16, MOST);
+        for (int i = 0; i < GROUP / 16; i++) store(to + 8 * i, shorts(nearest(parts[i] * inverse)));
+        return scale;
     }
     template <class T> static void column(const T* from, int64_t step, int real, int n, int32_t* to, float* own) {  // [32][16] and [16]
         v16 top{}, odd{};
@@ -118,18 +113,15 @@ private:
         store(own, top);
         alignas(64) float inverses[16];
         for (int r = 0; r < 16; r++) inverses[r] = own[r] > 0 ? MOST / own[r] : 0;
-        store(own, top * (1 / MOST) + odd);
+        for (int r = 0; r < 16; r++) own[r] /= MOST;
+        store(own, load<v16>(own) + odd);
         const v16 inverse = load<v16>(inverses);
         auto get = [&](int i) { return i < n ? nearest(sixteen(from + i * step, real) * inverse) : i16v{}; };
         for (int p = 0; p < PAIRS; p++) store(to + p * 16, (get(2 * p) & 0xffff) + (get(2 * p + 1) << 16));
     }
 };
 
-static inline Ints two_products(Ints sums, Ints a, Ints b) {
-    sums += (Ints)_mm256_madd_epi16((__m256i)a, (__m256i)b);
-    asm("" : "+x"(sums));  // or the compiler makes more products before it adds them than there are registers
-    return sums;
-}
+static inline Ints two_products(Ints sums, Ints a, Ints b) { return in_order(sums + (Ints)_mm256_madd_epi16((__m256i)a, (__m256i)b)); }
 
 // sums [6][ld] += rows [left, left + 6) of one side times 16 of the other, over blocks [from, to)
 static void fixed_tile(const Fixed<false>& a, int left, const Fixed<true>& b, int right, int from, int to, float* sums, int ld) {
@@ -138,7 +130,7 @@ static void fixed_tile(const Fixed<false>& a, int left, const Fixed<true>& b, in
         const int32_t *x = a.of(left, block), *w = b.of(right, block);
         Ints exact[LEFT][2] = {};
 #pragma GCC unroll 4
-        for (int p = 0; p < BLOCK / 2; p++, x++, w += RIGHT) {
+        for (int p = 0; p < GROUP / 2; p++, x++, w += RIGHT) {
             const Ints low = load<Ints>(w), high = load<Ints>(w + 8);
             for (int m = 0; m < LEFT; m++) {
                 const Ints two = (Ints)_mm256_set1_epi32(x[m * step]);
@@ -166,7 +158,7 @@ static void fixed_product(const Given& a, const Given& b, int K, void* out, int 
     const auto &ours = left;  // not those of the other threads
     const auto &theirs = right;
     constexpr int ROWS = 32, COLUMNS = 8, DEPTH = 9;  // tiles and blocks: the left side stays in the second cache, a tile's right in the first
-    const int M = a.rows, N = b.rows, down = up(M, LEFT) / LEFT, across = up(N, RIGHT) / RIGHT, blocks = up(K, BLOCK) / BLOCK;
+    const int M = a.rows, N = b.rows, down = up(M, LEFT) / LEFT, across = up(N, RIGHT) / RIGHT, blocks = up(K, GROUP) / GROUP;
     const int chunks = up(down, ROWS) / ROWS, stripes = up(across, COLUMNS) / COLUMNS, deep = up(blocks, DEPTH) / DEPTH;
     const int depth = up(blocks, deep) / deep;
 #pragma omp parallel for num_threads(threads) schedule(dynamic)

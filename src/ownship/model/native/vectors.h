@@ -144,6 +144,18 @@ template <class V, class F> static inline float fold(Two<V> x, F f) { return fol
 static inline float sum(v16 x) { return fold(x, [](auto a, auto b) { return a + b; }); }
 static inline float largest(v16 x) { return fold(x, [](auto a, auto b) { return max(a, b); }); }
 
+struct Scale { float scale, inverse; };  // of whole numbers up to `limit`
+static inline Scale scale_of(const v16* x, int n, float limit) {  // of n vectors; NaN, and so all results, if one number is not finite
+    v16 top{}, odd{};
+    for (int i = 0; i < n; i++) { top = max(top, max(x[i], -x[i])); odd += x[i] * 0.f; }
+    const float most = largest(top);
+    return {most / limit + sum(odd), most > 0 ? limit / most : 0};
+}
+template <class V> static inline V in_order(V sums) {  // or the compiler makes more products before it adds them than there are registers
+    asm("" : "+x"(sums));
+    return sums;
+}
+
 static inline s16 shorts(i16v x) {  // of numbers that fit
 #if BYTES_OF_A_REGISTER == 64
     return __builtin_convertvector(x, s16);

@@ -16,11 +16,12 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
 
+from ownship.engine.request import Precision
 from ownship.envs.env import Task, held_out
 from ownship.envs.registry import make
 from ownship.errors import UserError
@@ -44,7 +45,7 @@ class Trial:
     """With its options: worlds:low=1,high=3,…"""
     new_wording: bool = True
     """Also in the wordings that no model is trained on."""
-    precision: Literal["float32", "bfloat16", "int8", "int4"] = "float32"
+    precision: Precision = "float32"
     """Of a model's weights."""
     out: Path | None = None
     """Also write the results as JSON, and every reply as JSON lines beside it."""
