@@ -16,6 +16,7 @@ import pytest
 from ownship import cli
 from ownship.engine.engine import Engine
 from ownship.engine.request import Event
+from ownship.learn.interrupt import Interrupted
 from ownship.model import checkpoint, gguf, zoo
 from ownship.model.llama import Llama, LlamaConfig
 from ownship.model.tokenizer import from_gguf
@@ -146,6 +147,17 @@ def test_wrong_flags(run: Run, arguments: list[str], word: str) -> None:
     assert ran.code == 2
     assert word in ran.err and "--help" in ran.err
     assert ran.out == ""
+
+
+def test_an_interrupted_evaluation_promises_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps no answers: the same command begins again, unlike a training's."""
+    def interrupted(*_: object) -> None:
+        raise Interrupted
+
+    monkeypatch.setattr("ownship.engine.engine.serving", lambda *_: None)
+    monkeypatch.setattr("ownship.evals.accuracy.accuracy", interrupted)
+    ran = run("eval", zoo.DEFAULT)
+    assert (ran.code, ran.err) == (130, "ownship: interrupted\n")
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
